@@ -1,0 +1,473 @@
+"""TOML text comes in, frozen dataclasses go out, or `ConfigError` with every problem.
+
+A problem is one line, `FILE:KEY: what is wrong, what is allowed`; links are counted
+from one (`link[1].group`). TOML that cannot be read at all is `FILE:LINE: why`.
+Every client command imports this module: nothing slow is imported here.
+"""
+
+import ipaddress
+import platform
+import re
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from syncd.errors import ConfigError
+from syncd.section import MIB, Section, shown
+
+DEFAULT_PATH: Final = "/etc/syncd/syncd.toml"
+DEFAULT_SOCKET: Final = "/run/syncd/syncd.sock"
+
+# Names of /etc/protocols that make sense behind a conntrack entry.
+PROTOCOLS: Final[dict[str, int]] = {
+    "icmp": 1,
+    "igmp": 2,
+    "ipencap": 4,
+    "tcp": 6,
+    "udp": 17,
+    "dccp": 33,
+    "ipv6": 41,
+    "rsvp": 46,
+    "gre": 47,
+    "esp": 50,
+    "ah": 51,
+    "icmpv6": 58,
+    "ipv6-icmp": 58,
+    "ospf": 89,
+    "ipip": 94,
+    "pim": 103,
+    "vrrp": 112,
+    "l2tp": 115,
+    "sctp": 132,
+    "udplite": 136,
+}
+
+# Names as conntrack prints and conntrackd's filter reads them (CLOSED, LISTEN).
+TCP_STATES: Final[dict[str, int]] = {
+    "NONE": 0,
+    "SYN_SENT": 1,
+    "SYN_RECV": 2,
+    "ESTABLISHED": 3,
+    "FIN_WAIT": 4,
+    "CLOSE_WAIT": 5,
+    "LAST_ACK": 6,
+    "TIME_WAIT": 7,
+    "CLOSE": 8,
+    "CLOSED": 8,
+    "SYN_SENT2": 9,
+    "LISTEN": 9,
+}
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_Item = TypeVar("_Item")
+
+_TOML_PLACE: Final = re.compile(r" \(at (?:line ([0-9]+), column [0-9]+|end of .*)\)$")
+_FILE_LIMIT: Final = 1 * MIB
+_LATER_MODES: Final = ("refresh", "best-effort")
+_SOCKET_LIMIT: Final = 107  # sockaddr_un holds 108 bytes with the closing NUL
+
+
+@dataclass(frozen=True, slots=True)
+class Choice(Generic[_Item]):
+    """What passes: all that is in `accept`, if that is given, and not in `ignore`."""
+
+    accept: tuple[_Item, ...] = ()  # empty: everything is accepted
+    ignore: tuple[_Item, ...] = ()  # empty: nothing is ignored
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """Who this node is."""
+
+    name: str  # Unique in the cluster; by default the host name.
+
+
+@dataclass(frozen=True, slots=True)
+class ControlConfig:
+    """Where clients reach the daemon."""
+
+    socket: str = DEFAULT_SOCKET  # Path of the unix socket, created with mode 0600.
+
+
+@dataclass(frozen=True, slots=True)
+class LinkConfig:
+    """One way to the peers."""
+
+    type: str = "multicast"  # Either "multicast" or "unicast".
+    interface: str = ""  # Network interface the datagrams leave and arrive by.
+    group: str = ""  # Multicast: the IPv4 or IPv6 group all nodes join.
+    port: int = 3780  # UDP port, the same on all nodes.
+    local: str = ""  # Unicast: the address datagrams are sent from and arrive at.
+    peers: tuple[str, ...] = ()  # Unicast: the addresses of all other nodes.
+    receive_buffer: int = 8 * MIB  # Bytes of the receiving socket's buffer.
+    send_buffer: int = 2 * MIB  # Bytes of the sending socket's buffer.
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicationConfig:
+    """How nodes agree."""
+
+    mode: str = "reliable"  # Every change is acknowledged, a lost one is sent again.
+    standby: str = "table"  # The backup keeps peers' flows in a table until commit.
+    expectations: bool | tuple[str, ...] = True  # All, none, or of these helpers.
+    hello_interval_s: float = 0.5  # Time between two signs of life.
+    silence_s: float = 3.0  # A peer that is silent for this long counts as lost.
+    window_frames: int = 256  # Frames that may be unacknowledged by a peer.
+    beat_s: float = 0.005  # Longest time a change waits for others to travel with.
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityConfig:
+    """What protects the frames."""
+
+    mode: str = "off"  # Frames are neither signed nor checked.
+    key_file: str = "/etc/syncd/keys"  # Where the keys are kept.
+
+
+@dataclass(frozen=True, slots=True)
+class KernelConfig:
+    """How the kernel's events are received."""
+
+    receive_buffer: int = 16 * MIB  # Bytes of the event socket's buffer.
+    reliable_events: bool = False  # The kernel keeps and retries undelivered events.
+
+
+@dataclass(frozen=True, slots=True)
+class CommitConfig:
+    """How peers' flows are put into the kernel."""
+
+    timeout: int | None = None  # Seconds for every flow; None is an estimate of each.
+
+
+@dataclass(frozen=True, slots=True)
+class FilterConfig:
+    """Which flows are replicated; every choice that is given has to be passed."""
+
+    protocols: Choice[int] | None = None  # Numbers of layer 4 protocols.
+    addresses: Choice[Network] | None = None  # Networks of source or destination.
+    tcp_states: Choice[int] | None = None  # Numbers of TCP states, as in TCP_STATES.
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All that one daemon is told."""
+
+    node: NodeConfig
+    links: tuple[LinkConfig, ...]  # In order of preference.
+    control: ControlConfig = ControlConfig()
+    replication: ReplicationConfig = ReplicationConfig()
+    security: SecurityConfig = SecurityConfig()
+    kernel: KernelConfig = KernelConfig()
+    commit: CommitConfig = CommitConfig()
+    filter: FilterConfig = FilterConfig()
+
+
+def load(path: str) -> Config:
+    """Read and check the file; an unreadable one is a `ConfigError` too."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_FILE_LIMIT + 1)
+    except (OSError, ValueError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        raise ConfigError([f"{path}: cannot be read: {reason}"]) from error
+    if len(data) > _FILE_LIMIT:
+        raise ConfigError([f"{path}: is larger than 1 MiB, not a configuration"])
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError([f"{path}:{line}: is not UTF-8 text"]) from error
+    return parse(text, path)
+
+
+def parse(text: str, file: str) -> Config:
+    """Check TOML text; `file` is the name that problems begin with."""
+    try:
+        data: dict[str, object] = tomllib.loads(text)
+    except ValueError as error:  # also an integer too long for int()
+        raise ConfigError([_toml_problem(text, file, str(error))]) from error
+    except RecursionError as error:
+        raise ConfigError([f"{file}: is nested too deeply"]) from error
+    problems: list[str] = []
+    root = Section(data, "", problems)
+    config = Config(
+        node=_node(root.section("node")),
+        control=_control(root.section("control")),
+        links=_links(root),
+        replication=_replication(root.section("replication")),
+        security=_security(root.section("security")),
+        kernel=_kernel(root.section("kernel")),
+        commit=_commit(root.section("commit")),
+        filter=_filter(root.section("filter")),
+    )
+    root.finish()
+    if problems:
+        raise ConfigError([f"{file}:{problem}" for problem in problems])
+    return config
+
+
+def _node(section: Section) -> NodeConfig:
+    rule = "1 to 64 printable characters without spaces"
+    host = platform.node()
+    if "name" not in section and not _is_name(host):
+        section.refuse("name", f"must be given: the host name is not {rule}")
+    name = section.text("name", host, rule, _is_name)
+    section.finish()
+    return NodeConfig(name)
+
+
+def _control(section: Section) -> ControlConfig:
+    rule = f"an absolute path of at most {_SOCKET_LIMIT} bytes"
+    path = section.text("socket", DEFAULT_SOCKET, rule, _is_socket_path)
+    section.finish()
+    return ControlConfig(path)
+
+
+def _links(root: Section) -> tuple[LinkConfig, ...]:
+    value = root.take("link")
+    if isinstance(value, dict):
+        root.refuse("link", "is one table, must be a list of tables: write [[link]]")
+        return ()
+    if not isinstance(value, list) or not value:
+        root.refuse("link", "at least one [[link]] must be given")
+        return ()
+    links: list[LinkConfig] = []
+    for number, item in enumerate(value, 1):
+        if not isinstance(item, dict):
+            root.refuse(f"link[{number}]", f"is {shown(item)}, must be a table")
+            continue
+        section = root.table(f"link[{number}]", item)
+        link = _link(section)
+        for other, earlier in enumerate(links, 1):
+            if _end(earlier) == _end(link):
+                root.refuse(f"link[{number}]", f"is the same as link[{other}]")
+        links.append(link)
+    return tuple(links)
+
+
+def _end(link: LinkConfig) -> tuple[str, ...]:
+    """What two links cannot share: the end that the socket is bound to."""
+    return link.type, link.interface, link.group, link.local, str(link.port)
+
+
+def _link(section: Section) -> LinkConfig:
+    kind = section.word("type", "multicast", ("multicast", "unicast"), ("tcp",))
+    interface = section.text(
+        "interface", "", "an interface name of 1 to 15 characters", _is_interface
+    )
+    group, local, peers = "", "", tuple[str, ...]()
+    if section.take("type") == "tcp":
+        # Its other keys are looked at when "tcp" is there.
+        for key in ("group", "local", "peers"):
+            section.take(key)
+    elif kind == "multicast":
+        group = _group(section)
+        if "interface" not in section:
+            section.refuse("interface", "must be given for a multicast link")
+        for key in ("local", "peers"):
+            if section.take(key) is not None:
+                section.refuse(key, "belongs to unicast links, remove it")
+    else:
+        if section.take("group") is not None:
+            section.refuse("group", "belongs to multicast links, remove it")
+        local, peers = _unicast_ends(section, interface)
+    link = LinkConfig(
+        type=kind,
+        interface=interface,
+        group=group,
+        port=section.whole("port", 3780, 1, 65535),
+        local=local,
+        peers=peers,
+        receive_buffer=section.size("receive_buffer", 8 * MIB),
+        send_buffer=section.size("send_buffer", 2 * MIB),
+    )
+    section.finish()
+    return link
+
+
+def _group(section: Section) -> str:
+    value = section.take("group")
+    rule = 'an IPv4 or IPv6 multicast address such as "225.0.0.50" or "ff02::5c"'
+    if value is None:
+        section.refuse("group", f"must be given for a multicast link: {rule}")
+        return ""
+    address = _address(value)
+    if address is None or not address.is_multicast or "%" in str(address):
+        section.refuse("group", f"is {shown(value)}, must be {rule}")
+        return ""
+    return str(address)
+
+
+def _unicast_ends(section: Section, interface: str) -> tuple[str, tuple[str, ...]]:
+    local = ""
+    value = section.take("local")
+    if value is None and "interface" not in section:
+        section.refuse("local", 'must be given for a unicast link (or "interface")')
+    if value is not None:
+        local = _unicast_address(value) or ""
+        if not local:
+            section.refuse("local", f"is {shown(value)}, must be an IP address")
+    if "peers" not in section:
+        section.refuse("peers", "must be given for a unicast link: a list of addresses")
+    peers = section.items("peers", "IP addresses", _unicast_address)
+    if local and local in peers:
+        section.refuse("peers", f'contains the local address "{local}", remove it')
+    for peer in (local, *peers):
+        if peer.startswith("fe80:") and "%" not in peer and not interface:
+            key = "local" if peer == local else "peers"
+            section.refuse(key, f'"{peer}" is link-local, give "interface" with it')
+    return local, peers
+
+
+def _replication(section: Section) -> ReplicationConfig:
+    default = ReplicationConfig()
+    helpers: bool | tuple[str, ...] = True
+    if isinstance(section.take("expectations"), list):
+        helpers = section.items("expectations", "names of helpers", _helper)
+    else:
+        value = section.take("expectations")
+        helpers = value if isinstance(value, bool) else True
+        if value is not None and not isinstance(value, bool):
+            rule = 'true, false or a list of helpers such as ["ftp"]'
+            section.refuse("expectations", f"is {shown(value)}, must be {rule}")
+    result = ReplicationConfig(
+        mode=section.word("mode", "reliable", ("reliable",), _LATER_MODES),
+        standby=section.word("standby", "table", ("table",), ("kernel",)),
+        expectations=helpers,
+        hello_interval_s=section.seconds(
+            "hello_interval_s", default.hello_interval_s, 0.05, 60
+        ),
+        silence_s=section.seconds("silence_s", default.silence_s, 0.2, 600),
+        window_frames=section.whole("window_frames", default.window_frames, 4, 65536),
+        beat_s=section.seconds("beat_s", default.beat_s, 0.001, 1),
+    )
+    if result.silence_s < 2 * result.hello_interval_s:
+        section.refuse("silence_s", "must be at least twice hello_interval_s")
+    section.finish()
+    return result
+
+
+def _security(section: Section) -> SecurityConfig:
+    if "mode" not in section:
+        section.refuse(
+            "mode",
+            'must be given as "off": this version neither signs nor checks frames,'
+            " so use links that only the nodes can reach",
+        )
+    mode = section.word("mode", "off", ("off",), ("enforce", "permissive"))
+    rule = "an absolute path"
+    key_file = section.text(
+        "key_file", SecurityConfig().key_file, rule, lambda path: path[:1] == "/"
+    )
+    section.finish()
+    return SecurityConfig(mode, key_file)
+
+
+def _kernel(section: Section) -> KernelConfig:
+    size = section.size("receive_buffer", 16 * MIB)
+    reliable = section.flag("reliable_events", default=False)
+    section.finish()
+    return KernelConfig(size, reliable)
+
+
+def _commit(section: Section) -> CommitConfig:
+    timeout = None
+    if section.take("timeout") not in (None, "estimate"):
+        value = section.take("timeout")
+        if isinstance(value, int) and value is not True and 1 <= value <= 8_589_934:
+            timeout = value  # the kernel clips what is larger
+        else:
+            rule = '"estimate" or whole seconds from 1 to 8589934'
+            section.refuse("timeout", f"is {shown(value)}, must be {rule}")
+    section.finish()
+    return CommitConfig(timeout)
+
+
+def _filter(section: Section) -> FilterConfig:
+    result = FilterConfig(
+        _choice(section, "protocols", "names such as tcp or numbers", _protocol),
+        _choice(section, "addresses", "networks such as 10.0.0.0/8", _network),
+        _choice(section, "tcp_states", f"of {', '.join(TCP_STATES)}", _tcp_state),
+    )
+    section.finish()
+    return result
+
+
+def _choice(
+    section: Section, key: str, rule: str, read: Callable[[object], _Item | None]
+) -> Choice[_Item] | None:
+    if key not in section:
+        section.take(key)
+        return None
+    inner = section.section(key)
+    if "accept" not in inner and "ignore" not in inner:
+        section.refuse(key, "must have accept = [...] or ignore = [...]")
+    choice = Choice(
+        inner.items("accept", rule, read), inner.items("ignore", rule, read)
+    )
+    inner.finish()
+    return choice
+
+
+def _protocol(value: object) -> int | None:
+    if isinstance(value, str):
+        return PROTOCOLS.get(value.lower())
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255:
+        return value
+    return None
+
+
+def _network(value: object) -> Network | None:
+    try:
+        return ipaddress.ip_network(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _tcp_state(value: object) -> int | None:
+    return TCP_STATES.get(value) if isinstance(value, str) else None
+
+
+def _helper(value: object) -> str | None:
+    valid = isinstance(value, str) and value.isascii() and value.isprintable()
+    return value if valid and isinstance(value, str) and 1 <= len(value) <= 15 else None
+
+
+def _address(value: object) -> Address | None:
+    try:
+        return ipaddress.ip_address(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _unicast_address(value: object) -> str | None:
+    address = _address(value)
+    if address is None or address.is_multicast or address.is_unspecified:
+        return None
+    return str(address)
+
+
+def _is_name(value: str) -> bool:
+    return 1 <= len(value) <= 64 and value.isprintable() and " " not in value
+
+
+def _is_interface(value: str) -> bool:
+    plain = value.isprintable() and not set(value) & set(" /:")
+    return plain and 1 <= len(value.encode()) <= 15 and value not in (".", "..")
+
+
+def _is_socket_path(value: str) -> bool:
+    return (
+        value[:1] == "/"
+        and "\0" not in value
+        and len(value.encode(errors="replace")) <= _SOCKET_LIMIT
+    )
+
+
+def _toml_problem(text: str, file: str, message: str) -> str:
+    match = _TOML_PLACE.search(message)
+    line = match[1] if match else None
+    place = f"{file}:{line or text.count(chr(10)) + 1}" if match else file
+    return f"{place}: is not TOML: {_TOML_PLACE.sub('', message)}"
