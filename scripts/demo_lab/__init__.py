@@ -1,0 +1,1 @@
+"""The stage of scripts/demo: two firewalls, a client and a server in namespaces."""
