@@ -1,0 +1,1 @@
+"""The parts of `scripts/bench`: syncd beside conntrackd, the same load, by turns."""
