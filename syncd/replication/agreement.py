@@ -1,0 +1,394 @@
+"""How nodes agree: what HELLO and DATA frames say, and what follows from it.
+
+In: frames of peers, taken apart. Out: the peers' tables and states, acknowledgements,
+resyncs that are due, our own HELLO. The rule of the room: whatever a peer says is
+checked against what it can know; a frame of a life or service that is over changes
+nothing.
+"""
+
+import math
+import sys
+from dataclasses import dataclass, replace
+
+from syncd.flows.table import Own
+from syncd.replication.comparison import Comparison
+from syncd.replication.frame import Ack, Coder, Data, Frame, Hello, Service
+from syncd.replication.inbox import SATISFIED
+from syncd.replication.outbox import Outbox
+from syncd.replication.peer import Peer, PeerEvent, PeerState
+from syncd.replication.roles import PRIMARY, Roles
+
+_PEERS_LIMIT = 32
+_SAID_LIMIT = 256  # reasons and sources that a log line was written for
+_MESSAGES_LIMIT = 256  # log lines that wait to be taken
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The measures of the protocol; times in seconds."""
+
+    hello_interval_s: float = 0.5
+    silence_s: float = 3.0  # after which a peer counts as lost
+    window_frames: int = 256  # unacknowledged at most
+    frame_bytes: int = 1400  # of one datagram at most
+    ack_delay_s: float = 0.02
+    ack_frames: int = 32  # DATA frames after which an acknowledgement goes at once
+    probe_interval_s: float = 0.1  # without acknowledgement, doubled each time
+    burst_frames: int = 64  # of one `send`
+
+
+class Agreement:
+    """One node's view of all the others."""
+
+    def __init__(
+        self, node: str, epoch: int, settings: Settings, own: Own, now: float
+    ) -> None:
+        self.node = node
+        self.epoch = epoch
+        self.settings = settings
+        self.own = own
+        self.peers: dict[str, Peer] = {}
+        self.roles = Roles()
+        self.comparison = Comparison()
+        self.coder = Coder()
+        self.outbox = Outbox(
+            node, epoch, self.coder, settings.window_frames, settings.frame_bytes
+        )
+        self.role_given = False  # by a command, in this life
+        self.hello_at = now  # when the next HELLO is due
+        self.ack_at = math.inf  # when an acknowledgement is due, with a HELLO
+        self.probe_at = math.inf  # when somebody should have acknowledged
+        self.probe_wait_s = settings.probe_interval_s
+        self.unacknowledged_frames = 0
+        self.name_clashes = 0
+        self.waiting: set[str] = set()  # peers that want a pass
+        self._pass_count = 0
+        self._messages: list[tuple[str, str]] = []
+        self._said: set[tuple[str, str]] = set()
+
+    def receive(self, frame: Frame, source: str, now: float) -> str | None:
+        """Take one frame; the reason for which it was refused, or None."""
+        if frame.sender == self.node:
+            return self._own_name(frame, source)
+        if isinstance(frame.content, Hello):
+            return self._receive_hello(frame, frame.content, source, now)
+        self._receive_data(frame, frame.content, now)
+        return None
+
+    def _own_name(self, frame: Frame, source: str) -> str | None:
+        if frame.epoch == self.epoch:
+            return None  # our own frame came back
+        self.name_clashes += 1
+        self.say_once(
+            "name",
+            source,
+            f"another node calls itself {self.node} too ({source}): its frames are "
+            "refused; give each node its own [node] name",
+        )
+        return "name"
+
+    def _receive_hello(
+        self, frame: Frame, hello: Hello, source: str, now: float
+    ) -> str | None:
+        peer = self.peers.get(frame.sender)
+        if peer is None:
+            if len(self.peers) >= _PEERS_LIMIT:
+                self.say_once("peers", "", f"more than {_PEERS_LIMIT} nodes: ignored")
+                return "peers"
+            peer = self.peers[frame.sender] = Peer(frame.sender)
+        if hello.order != sys.byteorder:
+            return self._refuse_order(peer, hello, source)
+        inbox = peer.inbox
+        if frame.epoch != inbox.epoch:
+            if inbox.is_ended(frame.epoch):
+                return None
+            self._open(peer, frame, hello, now)
+        else:
+            lost = inbox.lost_frames
+            if not inbox.accept(frame.number):
+                return None
+            if inbox.lost_frames != lost:
+                self.ack_at = now
+        peer.source = source
+        peer.heard_at = now
+        peer.role = hello.role
+        peer.claim = max(peer.claim, hello.claim)
+        peer.owner = hello.owner
+        peer.told_flows = hello.flows
+        peer.told_expectations = hello.expectations
+        inbox.forget_below(hello.floor)
+        if hello.reply:
+            self.ack_at = now
+        if peer.claim > self.roles.claim:
+            released = self.roles.heard(peer.claim, self.own)
+            if released:
+                self.say("info", f"{peer.name} took over: {released} ends released")
+        self._served(peer, hello, now)
+        self._acknowledged(peer, hello, now)
+        if self.comparison.heard(peer, hello, now):
+            self.hello_at = now
+        if peer.state is PeerState.SYNCING and peer.agreed and peer.swept:
+            peer.move(PeerEvent.AGREED)
+            self.say("info", f"{peer.name} is in step")
+            self.comparison.ask(now)
+            self.hello_at = now
+        return None
+
+    def _refuse_order(self, peer: Peer, hello: Hello, source: str) -> str:
+        if peer.state is not PeerState.REFUSED:
+            self._drop_service(peer, PeerEvent.REFUSED)
+        self.say_once(
+            "order",
+            source,
+            f"{peer.name} ({source}) has byte order {hello.order!r}, this node has "
+            f"{sys.byteorder!r}: state is carried as the kernel's own bytes and cannot "
+            "be exchanged between them",
+        )
+        return "version"
+
+    def _open(self, peer: Peer, frame: Frame, hello: Hello, now: float) -> None:
+        """The first word of a new life of a peer."""
+        word = "restarted" if peer.inbox.epoch else "appeared"
+        version = ".".join(map(str, hello.version))
+        self.say("info", f"{peer.name} {word} (protocol {version})")
+        peer.inbox.open(frame.epoch, frame.number)
+        peer.swept = False
+        peer.highest_acked = peer.remote_wants = peer.compare = 0
+        peer.verdict = peer.verdict_marker = 0
+        peer.copy = None
+        peer.inbound_equal = peer.outbound_equal = False
+        if peer.name in self.outbox.acked:
+            self.outbox.leave(peer.name)
+            self.waiting.discard(peer.name)
+            peer.move(PeerEvent.RESYNC)
+        self.hello_at = now
+
+    def _served(self, peer: Peer, hello: Hello, now: float) -> None:
+        """What the peer says about its service to us."""
+        for service in hello.services:
+            if service.node != self.node or service.epoch != self.epoch:
+                continue
+            was = peer.inbox.service
+            peer.inbox.served(service.number)
+            if was != service.number:
+                self.ack_at = now
+            if service.told and peer.inbox.completes(service.told):
+                gone = peer.flows.end_sweep() + peer.expectations.end_sweep()
+                peer.repaired += peer.differing + (gone if peer.inbound_at >= 0 else 0)
+                peer.differing = 0
+                peer.swept = True
+                self.ack_at = now
+                self.say(
+                    "info",
+                    f"resync from {peer.name} complete: {len(peer.flows)} flows, "
+                    f"{len(peer.expectations)} expectations, {gone} swept",
+                )
+        if peer.inbox.wants != SATISFIED and peer.state is PeerState.IN_STEP:
+            peer.move(PeerEvent.RESYNC)
+
+    def _acknowledged(self, peer: Peer, hello: Hello, now: float) -> None:
+        """What the peer says about our frames."""
+        for ack in hello.acks:
+            if ack.node != self.node:
+                continue
+            self._remembered(ack)
+            if ack.epoch != self.epoch or ack.highest > self.outbox.number:
+                continue
+            progress = ack.highest > peer.highest_acked
+            if progress:
+                peer.highest_acked = ack.highest
+                peer.progress_at = now
+            if peer.name not in self.outbox.acked:
+                if progress:
+                    self._begin_service(peer, now)
+                continue
+            if self.outbox.acknowledge(peer.name, ack.highest, ack.lost, self.own):
+                self.probe_wait_s = self.settings.probe_interval_s
+                self.probe_at = now + self.probe_wait_s
+            self._wanted(peer, ack)
+            self.comparison.acknowledged(peer, ack, now)
+
+    def _remembered(self, ack: Ack) -> None:
+        """A peer remembers what we were before a restart."""
+        if ack.claim <= self.roles.claim or self.role_given:
+            return
+        self.roles.remember(ack.claim)
+        if ack.primary and not any(
+            peer.claim > ack.claim for peer in self.peers.values()
+        ):
+            self.roles.role = PRIMARY
+            self.say("info", "primary again: so the peers remember, nobody took over")
+
+    def _wanted(self, peer: Peer, ack: Ack) -> None:
+        """Which pass the peer wants of us."""
+        if ack.service != self.outbox.services[peer.name]:
+            peer.remote_wants = 0
+            return
+        peer.remote_wants = ack.wants
+        if ack.wants == SATISFIED:
+            self.waiting.discard(peer.name)
+            return
+        if peer.state is PeerState.IN_STEP:
+            peer.move(PeerEvent.RESYNC)
+        running = self.outbox.running
+        if running is not None and peer.name in running.barriers:
+            return
+        if self.outbox.completed.get(peer.name, 0) <= ack.wants:
+            self.waiting.add(peer.name)
+
+    def _begin_service(self, peer: Peer, now: float) -> None:
+        if peer.state is not PeerState.SYNCING:
+            peer.move(PeerEvent.HEARD)
+        peer.remote_wants = 0
+        self.outbox.join(peer.name)
+        self.hello_at = now
+
+    def _drop_service(self, peer: Peer, event: PeerEvent) -> None:
+        peer.move(event)
+        self.outbox.leave(peer.name)
+        self.waiting.discard(peer.name)
+        peer.inbound_equal = peer.outbound_equal = False
+
+    def _receive_data(self, frame: Frame, data: Data, now: float) -> None:
+        peer = self.peers.get(frame.sender)
+        if peer is None or peer.inbox.epoch != frame.epoch:
+            return  # its HELLO has not come yet
+        if peer.state is PeerState.REFUSED:
+            return
+        inbox = peer.inbox
+        lost = inbox.lost_frames
+        if not inbox.accept(frame.number):
+            return
+        peer.heard_at = now
+        inbox.forget_below(data.floor)
+        if data.resync and inbox.begins(data.resync):
+            peer.flows.begin_sweep()
+            peer.expectations.begin_sweep()
+            peer.differing = 0
+        if inbox.begun and peer.inbound_at >= 0:
+            peer.differing += peer.flows.differing(data.flows)
+        if data.flows:
+            peer.flows.put(data.flows, now)
+        if data.flow_ends:
+            peer.flows.drop(data.flow_ends)
+        if data.expectations:
+            peer.expectations.put(data.expectations, now)
+        if data.expectation_ends:
+            peer.expectations.drop(data.expectation_ends)
+        if data.marker:
+            self.comparison.marked(peer, data.marker)
+        self.unacknowledged_frames += 1
+        if (
+            inbox.lost_frames != lost
+            or self.unacknowledged_frames >= self.settings.ack_frames
+        ):
+            self.ack_at = now
+        else:
+            self.ack_at = min(self.ack_at, now + self.settings.ack_delay_s)
+
+    def silent_peers(self, now: float) -> None:
+        """Peers that were not heard, or did not hear us, for too long are lost."""
+        silence = self.settings.silence_s
+        for peer in self.peers.values():
+            if not peer.live:
+                continue
+            if now - peer.heard_at >= silence:
+                self.say("warning", f"{peer.name} is silent: lost")
+            elif now - peer.progress_at >= silence:
+                self.say("warning", f"{peer.name} does not hear this node: lost")
+            else:
+                continue
+            self._drop_service(peer, PeerEvent.SILENT)
+
+    def begin_pass(self) -> None:
+        """Start the resync that peers wait for, unless one is running."""
+        if self.outbox.running is None and self.waiting and not self._untold():
+            wanting = self.waiting & self.outbox.acked.keys()
+            self.waiting.clear()
+            if wanting:
+                self._pass_count += 1
+                self.outbox.begin_pass(self._pass_count, self.own, sorted(wanting))
+
+    def _untold(self) -> bool:
+        """Is there a peer that does not know yet that its pass was complete?
+
+        The next pass waits for it: its first frame would begin a new sweep there.
+        """
+        return any(
+            name in self.outbox.completed and self.peers[name].remote_wants != SATISFIED
+            for name in self.outbox.acked
+            if name not in self.waiting
+        )
+
+    def hellos(self, reply: bool) -> list[bytes]:
+        """HELLO as one datagram, or as several if the MTU asks for it."""
+        hello = Hello(
+            role=self.roles.role,
+            claim=self.roles.claim,
+            owner=self.roles.owner(self.peers.values()),
+            floor=self.outbox.floor,
+            reply=reply,
+            flows=len(self.own.flows),
+            expectations=len(self.own.expectations),
+            digest=self.comparison.own_digest,
+            compare=self.comparison.asked,
+        )
+        known = [peer for peer in self.peers.values() if peer.inbox.epoch]
+        return self._hellos_about(hello, known)
+
+    def _hellos_about(self, hello: Hello, peers: list[Peer]) -> list[bytes]:
+        full = replace(
+            hello,
+            acks=tuple(_ack(peer) for peer in peers),
+            services=tuple(
+                Service(
+                    peer.name,
+                    peer.inbox.epoch,
+                    self.outbox.services[peer.name],
+                    self.outbox.completed.get(peer.name, 0),
+                )
+                for peer in peers
+                if peer.name in self.outbox.services
+            ),
+        )
+        number = self.outbox.number + 1
+        datagram = self.coder.pack_hello(self.node, self.epoch, number, full)
+        if len(datagram) > self.outbox.frame_bytes and len(peers) > 1:
+            half = len(peers) // 2
+            return self._hellos_about(hello, peers[:half]) + self._hellos_about(
+                hello, peers[half:]
+            )
+        self.outbox.number = number
+        return [datagram]
+
+    def take_messages(self) -> list[tuple[str, str]]:
+        """Log lines since the last call: (level, text)."""
+        messages, self._messages = self._messages, []
+        return messages
+
+    def say(self, level: str, text: str) -> None:
+        if len(self._messages) < _MESSAGES_LIMIT:
+            self._messages.append((level, text))
+
+    def say_once(self, reason: str, source: str, text: str) -> None:
+        if (reason, source) in self._said or len(self._said) >= _SAID_LIMIT:
+            return
+        self._said.add((reason, source))
+        self.say("warning", text)
+
+
+def _ack(peer: Peer) -> Ack:
+    """What we say about one peer's frames."""
+    inbox = peer.inbox
+    return Ack(
+        node=peer.name,
+        epoch=inbox.epoch,
+        highest=inbox.highest,
+        lost=tuple(inbox.lost),
+        wants=inbox.wants,
+        service=inbox.service,
+        claim=peer.claim,
+        primary=peer.role == PRIMARY,
+        marker=peer.verdict_marker,
+        verdict=peer.verdict,
+    )
