@@ -1,0 +1,281 @@
+"""Many flows become requests at once: the hot path of a commit.
+
+In: records with the time since they were told, and for those that the kernel holds, its
+bodies. Out: the messages of `restore`, byte for byte, at about 1 us each.
+
+The rule: kernels write few layouts, and those are sliced. STATUS, TIMEOUT and PROTOINFO
+go through bounded caches keyed by the raw attribute, which so checks its header too.
+What is not in a cache, or laid out in another way, takes the way through `restore`,
+which also fills the caches.
+"""
+
+from array import array
+from collections.abc import Iterator, Sequence
+from struct import Struct, iter_unpack
+
+from syncd.errors import RecordError
+from syncd.flows import nla
+from syncd.flows.record import CTA_NAT_DST, CTA_NAT_SRC, CTA_STATUS, CTA_TIMEOUT
+from syncd.flows.restore import (
+    CONFIRMED,
+    CREATE,
+    CT_NEW,
+    DST_NAT,
+    EXCL,
+    EXPECTED,
+    FIXED_TIMEOUT,
+    KEPT_BITS,
+    LARGEST_RECORD,
+    NAT_BITS,
+    REFRESH_FLOOR_S,
+    REQUEST,
+    SRC_NAT,
+    be32,
+    create,
+    nat_range,
+    protoinfo_to_send,
+    refresh,
+    remaining_s,
+    same_content,
+    same_tuples,
+    status_word,
+    stored_timeout_s,
+    update,
+)
+
+TimedRecord = tuple[bytes, bytes, float]  # Key, body, seconds since it was told.
+
+_HEAD, _BE32 = Struct("<IHH"), Struct(">I").pack
+_IPPROTO_UDP = 17
+_CACHE_LIMIT = 65_536
+_STATUS_HEAD, _TIMEOUT_HEAD = b"\x08\0\x03\0", b"\x08\0\x07\0"
+_PROTOINFO_HEAD = b"\x30\0\x04\x80"
+_UNKNOWN = (b"", 0)
+
+
+class Restorer:
+    """Requests for many flows at once; `fixed_timeout_s` overrides the estimate.
+
+    Every method returns one message per record, in order, numbered from `sequence`. An
+    empty message stands for a flow that is malformed (`creates`), or that is not
+    plainly the same as the kernel's (`refreshes`).
+    """
+
+    __slots__ = (
+        "_fixed_timeout_s",
+        "_plain",
+        "_protoinfos",
+        "_shapes",
+        "_timeouts",
+        "_translated",
+    )
+
+    def __init__(self, fixed_timeout_s: int | None = None) -> None:
+        if fixed_timeout_s is not None:
+            fixed_timeout_s = min(fixed_timeout_s, 0xFFFF_FFFF)
+        self._fixed_timeout_s = fixed_timeout_s
+        # Raw attribute -> what to send; STATUS with the header of the TIMEOUT after it.
+        self._plain: dict[bytes, bytes] = {}
+        self._translated: dict[bytes, tuple[bytes, int]] = {}
+        self._protoinfos: dict[bytes, bytes] = {}
+        # Raw attribute -> seconds; raw attribute -> bits that an update may concern.
+        self._timeouts: dict[bytes, int] = {}
+        self._shapes: dict[bytes, int] = {}
+
+    def timeout_s(self, key: bytes, body: bytes, elapsed_s: float) -> int:
+        """The timeout to give to this record."""
+        if self._fixed_timeout_s is not None:
+            return self._fixed_timeout_s
+        return remaining_s(stored_timeout_s(key, body), elapsed_s)
+
+    def creates(self, records: Sequence[TimedRecord], sequence: int) -> list[bytes]:
+        """Messages that create flows; related ones name their masters."""
+        plain, translated = self._plain.get, self._translated.get
+        timeouts, protoinfos = self._timeouts.get, self._protoinfos.get
+        fixed_s, heads, be32, join = self._fixed_timeout_s, _HEADS.get, _BE32, b"".join
+        messages: list[bytes] = []
+        append = messages.append
+        numbers = _serials(sequence, len(records))
+        for (key, body, elapsed_s), serial in zip(records, numbers, strict=True):
+            at = body[0] if body else 0
+            end = at + 16
+            left = timeouts(body[at + 8 : end])
+            raw = body[at : at + 8]
+            reply, ranges, status, bits = body[:at], b"", plain(raw), 0
+            if status is None:
+                status, bits = translated(raw, _UNKNOWN)
+            protoinfo, tail = protoinfos(body[end : end + 48]), body[end + 48 :]
+            ports = at == 52 or at == 76
+            if (
+                protoinfo is None
+                and ports
+                and left is not None
+                and body[at - 20] == _IPPROTO_UDP
+            ):
+                protoinfo, tail = b"", body[end:]
+            if bits and ports and len(key) >= at + 4:
+                reply, ranges = _untranslate_ports(key, body, bits)
+                bits = 0
+            head = heads(len(key) + len(body) + len(ranges))
+            if bits or left is None or not status or protoinfo is None or head is None:
+                append(self._create_rarely(key, body, elapsed_s, serial))
+                continue
+            if fixed_s is not None:
+                left = fixed_s
+            elif left - elapsed_s >= REFRESH_FLOOR_S:
+                left -= int(elapsed_s)
+            else:
+                left = remaining_s(left, elapsed_s)
+            parts = (head, serial, key, reply, status, be32(left), protoinfo, tail)
+            append(join((*parts, ranges)) if ranges else join(parts))
+        return messages
+
+    def refreshes(
+        self, records: Sequence[TimedRecord], held: Sequence[bytes], sequence: int
+    ) -> list[bytes]:
+        """Messages that only set the timers of flows that the kernel holds alike."""
+        shapes, timeouts = self._shapes.get, self._timeouts.get
+        protoinfos, fixed_s = self._protoinfos.get, self._fixed_timeout_s
+        heads, be32, join = _REFRESH_HEADS.get, _BE32, b"".join
+        messages: list[bytes] = []
+        append = messages.append
+        numbers = _serials(sequence, len(records))
+        for record, present, serial in zip(records, held, numbers, strict=True):
+            key, body, elapsed_s = record
+            at = body[0] if body else 0
+            end = at + 16
+            left = timeouts(body[at + 8 : end])
+            shape = shapes(body[at : at + 8])
+            alike = (
+                shape is not None
+                and shape == shapes(present[at : at + 8])
+                and body[:at] == present[:at]
+            )
+            if alike and body[end:] != present[end:]:
+                protoinfo = protoinfos(body[end : end + 48])
+                alike = (
+                    protoinfo is not None
+                    and protoinfo == protoinfos(present[end : end + 48])
+                    and body[end + 48 :] == present[end + 48 :]
+                )
+            head = heads(len(key))
+            if not alike or left is None or head is None:
+                append(self._refresh_rarely(record, present, serial))
+                continue
+            if fixed_s is not None:
+                left = fixed_s
+            elif left - elapsed_s >= REFRESH_FLOOR_S:
+                left -= int(elapsed_s)
+            else:
+                left = remaining_s(left, elapsed_s)
+            append(join((head, serial, key, _TIMEOUT_HEAD, be32(left))))
+        return messages
+
+    def _create_rarely(
+        self, key: bytes, body: bytes, elapsed_s: float, serial: bytes
+    ) -> bytes:
+        """The same for a layout or a value that was not seen before."""
+        try:
+            timeout_s = self.timeout_s(key, body, elapsed_s)
+            message = create(key, body, timeout_s, _number_of(serial))
+        except RecordError:
+            return b""
+        self._learn(body)
+        return message
+
+    def _refresh_rarely(
+        self, record: TimedRecord, present: bytes, serial: bytes
+    ) -> bytes:
+        key, body, elapsed_s = record
+        try:
+            if not same_tuples(body, present) or not same_content(body, present):
+                return b""
+            timeout_s = self.timeout_s(key, body, elapsed_s)
+            sequence = _number_of(serial)
+            self._learn(body)
+            self._learn(present)
+            if status_word(nla.attributes(present)) & FIXED_TIMEOUT:
+                return update(key, b"", timeout_s, sequence, leave_out=1 << CTA_TIMEOUT)
+            return refresh(key, timeout_s, sequence)
+        except RecordError:
+            return b""
+
+    def _learn(self, body: bytes) -> None:
+        """Remember the attributes of a body that was walked without complaint."""
+        for cache in (self._plain, self._translated, self._timeouts, self._protoinfos):
+            if len(cache) >= _CACHE_LIMIT:
+                cache.clear()
+        at = body[0]
+        raw, timeout = body[at : at + 8], body[at + 8 : at + 16]
+        protoinfo = body[at + 16 : at + 64]
+        if raw[:4] != _STATUS_HEAD or timeout[:4] != _TIMEOUT_HEAD:
+            return
+        self._timeouts[timeout] = int.from_bytes(timeout[4:], "big")
+        status = int.from_bytes(raw[4:], "big")
+        sent = be32(CTA_STATUS, status & KEPT_BITS | CONFIRMED) + _TIMEOUT_HEAD
+        if status & NAT_BITS:
+            self._translated[raw] = sent, status & NAT_BITS
+        else:
+            self._plain[raw] = sent
+        if not status & FIXED_TIMEOUT:
+            self._shapes[raw] = status & (KEPT_BITS | NAT_BITS | EXPECTED)
+        if protoinfo[:4] == _PROTOINFO_HEAD:
+            self._protoinfos[protoinfo] = protoinfo_to_send(protoinfo)
+
+
+def _untranslate_ports(key: bytes, body: bytes, bits: int) -> tuple[bytes, bytes]:
+    """`restore.untranslate` for tuples with ports, by their fixed places."""
+    ends, real, to_source, to_destination, maximum = (
+        _PORTS_V4 if body[0] == 52 else _PORTS_V6
+    )
+    source, destination, source_port, destination_port = ends(key)
+    head, real_source, inner, real_destination, ports, port, last, real_port = real(
+        body
+    )
+    join = b"".join
+    reply = (head, destination, inner, source, ports, destination_port, last)
+    ranges = b""
+    if bits & SRC_NAT:
+        address = (to_source, real_destination, maximum, real_destination)
+        ranges = join((*address, _MINIMUM_PORT, real_port, _MAXIMUM_PORT, real_port))
+    if bits & DST_NAT:
+        address = (to_destination, real_source, maximum, real_source)
+        ranges += join((*address, _MINIMUM_PORT, port, _MAXIMUM_PORT, port))
+    return join((*reply, source_port)), ranges
+
+
+def _serials(first: int, count: int) -> Iterator[bytes]:
+    """nlmsg_seq and nlmsg_pid (0: the kernel) for `count` messages."""
+    numbers = array("Q", range(first, first + count)).tobytes()
+    return (serial for (serial,) in iter_unpack("8s", numbers))
+
+
+def _number_of(serial: bytes) -> int:
+    return int.from_bytes(serial[:4], "little")
+
+
+_HEADS = {
+    size: _HEAD.pack(16 + size, CT_NEW, REQUEST | CREATE | EXCL)
+    for size in range(0, LARGEST_RECORD, 4)
+}
+_REFRESH_HEADS = {
+    size: _HEAD.pack(16 + size + 8, CT_NEW, REQUEST) for size in range(32, 128, 4)
+}
+# Unpack the ends of a key; unpack a reply tuple; the heads of CTA_NAT_SRC and of
+# CTA_NAT_DST with that of their lowest address; the head of the highest address.
+_PORTS_V4 = (
+    Struct("16x4s4x4s16x4s4x4s").unpack_from,
+    Struct("12s4s4s4s16s4s4s4s").unpack_from,
+    nat_range(CTA_NAT_SRC, 1, bytes(4), bytes(2))[:8],
+    nat_range(CTA_NAT_DST, 1, bytes(4), bytes(2))[:8],
+    nla.tlv(2, bytes(4))[:4],
+)
+_PORTS_V6 = (
+    Struct("16x16s4x16s16x4s4x4s").unpack_from,
+    Struct("12s16s4s16s16s4s4s4s").unpack_from,
+    nat_range(CTA_NAT_SRC, 4, bytes(16), bytes(2))[:8],
+    nat_range(CTA_NAT_DST, 4, bytes(16), bytes(2))[:8],
+    nla.tlv(5, bytes(16))[:4],
+)
+_MINIMUM_PORT = nla.nested(3, nla.tlv(1, bytes(2)), nla.tlv(2, bytes(2)))[:8]
+_MAXIMUM_PORT = nla.tlv(2, bytes(2))[:4]

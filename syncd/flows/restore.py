@@ -1,0 +1,401 @@
+"""A body becomes a request that the kernel accepts and that works.
+
+In: key and body of a record (the kernel's own attribute bytes). Out: whole netlink
+messages that create, update, delete or look up that flow or expectation. The rules:
+
+- STATUS keeps SEEN_REPLY, ASSURED and HELPER, plus CONFIRMED. EXPECTED stays away from
+  a create (the master sets it) and must stay as it is in an update.
+- TCP: state and window scale as they are; of the flags only window scale, sack and
+  close-init, plus BE_LIBERAL, because this kernel has not seen the packets in flight.
+- A translated flow is created from its untranslated reply tuple plus NAT ranges that
+  lead back to the real one: the kernel sets its NAT bits only if a range changes it.
+- GRE gets FIXED_TIMEOUT and a long timer: an injected entry has per-flow timers of 0
+  and would end with its first packet. Nothing else gets it, it cannot be cleared.
+- Everything else passes through; no message names an ID of another kernel.
+"""
+
+from collections.abc import Sequence
+from struct import Struct
+
+from syncd.errors import RecordError
+from syncd.flows import nla
+from syncd.flows.record import (
+    CTA_EXPECT_CLASS,
+    CTA_EXPECT_FLAGS,
+    CTA_EXPECT_FN,
+    CTA_EXPECT_HELP_NAME,
+    CTA_EXPECT_MASTER,
+    CTA_EXPECT_NAT,
+    CTA_EXPECT_TIMEOUT,
+    CTA_HELP,
+    CTA_IP_V4_DST,
+    CTA_IP_V4_SRC,
+    CTA_IP_V6_DST,
+    CTA_IP_V6_SRC,
+    CTA_LABELS,
+    CTA_MARK,
+    CTA_NAT_DST,
+    CTA_NAT_PROTO,
+    CTA_NAT_SRC,
+    CTA_NAT_V4_MINIP,
+    CTA_NAT_V6_MINIP,
+    CTA_PROTO_DST_PORT,
+    CTA_PROTO_ICMP_ID,
+    CTA_PROTO_ICMPV6_ID,
+    CTA_PROTO_SRC_PORT,
+    CTA_PROTOINFO,
+    CTA_PROTOINFO_TCP,
+    CTA_PROTOINFO_TCP_FLAGS_ORIGINAL,
+    CTA_PROTOINFO_TCP_FLAGS_REPLY,
+    CTA_PROTONAT_PORT_MAX,
+    CTA_PROTONAT_PORT_MIN,
+    CTA_SEQ_ADJ_ORIG,
+    CTA_SEQ_ADJ_REPLY,
+    CTA_STATUS,
+    CTA_SYNPROXY,
+    CTA_TIMEOUT,
+    CTA_TUPLE_IP,
+    CTA_TUPLE_MASTER,
+    CTA_TUPLE_PROTO,
+    CTA_TUPLE_REPLY,
+    CTA_TUPLE_ZONE,
+    CTA_ZONE,
+    EXPECTATION,
+    ZEROS,
+)
+
+# include/uapi/linux/netfilter/nf_conntrack_common.h
+EXPECTED, CONFIRMED, SRC_NAT, DST_NAT = 0x1, 0x8, 0x10, 0x20
+FIXED_TIMEOUT, NAT_BITS, KEPT_BITS = 0x400, 0x30, 0x2006
+
+REQUEST, EXCL, CREATE = 0x1, 0x200, 0x400
+CT_NEW, CT_GET, CT_DELETE = 0x100, 0x101, 0x102
+EXP_NEW, EXP_GET, EXP_DELETE = 0x200, 0x201, 0x202
+
+GRE_TIMEOUT_S = 432_000
+OFFLOADED_TIMEOUT_S = 300
+REFRESH_FLOOR_S = 60
+LARGEST_RECORD = 4096
+
+_HEADER, _BE32 = Struct("<IHHII"), Struct(">I")
+_IPPROTO_GRE, _AF_INET = 47, 2
+_SENT_TO_CREATE = (
+    CTA_PROTOINFO,
+    CTA_HELP,
+    CTA_LABELS,
+    CTA_TUPLE_MASTER,
+    CTA_SEQ_ADJ_ORIG,
+    CTA_SEQ_ADJ_REPLY,
+    CTA_SYNPROXY,
+    CTA_MARK,
+)
+_SENT_TO_UPDATE = (
+    CTA_PROTOINFO,
+    CTA_LABELS,
+    CTA_SEQ_ADJ_ORIG,
+    CTA_SEQ_ADJ_REPLY,
+    CTA_SYNPROXY,
+)
+_SENT_ONCE = (CTA_LABELS, CTA_SEQ_ADJ_ORIG, CTA_SEQ_ADJ_REPLY)
+_SENT_TO_EXPECT = (
+    CTA_EXPECT_MASTER,
+    CTA_EXPECT_NAT,
+    CTA_EXPECT_FLAGS,
+    CTA_EXPECT_CLASS,
+    CTA_EXPECT_HELP_NAME,
+    CTA_EXPECT_FN,
+)
+_TCP_FLAGS = (CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, CTA_PROTOINFO_TCP_FLAGS_REPLY)
+# Flags in include/uapi/linux/netfilter/nf_conntrack_tcp.h: window scale, sack,
+# close-init; 0x20 (MAXACK_SET) would have later resets classified invalid.
+_TCP_KEPT_FLAGS, _TCP_BE_LIBERAL, _TCP_FLAGS_MASK = 0x07, 0x08, 0x0F
+_SWAPPED_ENDS = (
+    (CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT),
+    (CTA_PROTO_DST_PORT, CTA_PROTO_SRC_PORT),
+    (CTA_PROTO_ICMP_ID, CTA_PROTO_ICMP_ID),
+    (CTA_PROTO_ICMPV6_ID, CTA_PROTO_ICMPV6_ID),
+)
+_TUPLE_TYPES = (b"\x01\x80", b"\x02\x80")
+_NO_MARK = ZEROS[CTA_MARK]
+
+
+def is_expectation(key: bytes) -> bool:
+    """Does the key begin with CTA_EXPECT_TUPLE instead of CTA_TUPLE_ORIG?"""
+    return key[6:7] == bytes((EXPECTATION,))
+
+
+def is_related(body: bytes) -> bool:
+    """Does the flow have a master, which must be in the kernel first?"""
+    attributes = nla.attributes(body)
+    return CTA_TUPLE_MASTER in attributes or bool(status_word(attributes) & EXPECTED)
+
+
+def remaining_s(stored_s: int | None, elapsed_s: float) -> int:
+    """The timeout to give to a record that was told `elapsed_s` ago.
+
+    Packets that only refresh a timer raise no event, so a busy flow's stored timeout
+    looks older than it is. A flow that its owner has not ended is therefore granted
+    at least a minute, or its whole timeout if that is shorter, and at least 1 second.
+    """
+    if stored_s is None:
+        return OFFLOADED_TIMEOUT_S
+    return max(stored_s - int(elapsed_s), min(stored_s, REFRESH_FLOOR_S), 1)
+
+
+def create(
+    key: bytes, body: bytes, timeout_s: int, sequence: int, leave_out: int = 0
+) -> bytes:
+    """Create the record; EEXIST if it is there.
+
+    `leave_out` has bit (1 << type) set for each attribute to do without.
+    """
+    if is_expectation(key):
+        flags = REQUEST | CREATE | EXCL
+        return _expect(key, body, timeout_s, sequence, flags)
+    _require_tuple(key)
+    attributes = nla.attributes(body)
+    if CTA_TUPLE_REPLY not in attributes:
+        raise RecordError("flow without a reply tuple")
+    status, bits = status_word(attributes), CONFIRMED
+    if _number(key) == _IPPROTO_GRE:
+        timeout_s, bits = GRE_TIMEOUT_S, CONFIRMED | FIXED_TIMEOUT
+    reply, ranges = untranslate(key, attributes[CTA_TUPLE_REPLY], status)
+    parts = [key, reply, be32(CTA_STATUS, status & KEPT_BITS | bits)]
+    parts.append(be32(CTA_TIMEOUT, timeout_s))
+    parts += _passed(attributes, _SENT_TO_CREATE, leave_out)
+    return _message(CT_NEW, REQUEST | CREATE | EXCL, sequence, *parts, ranges)
+
+
+def update(
+    key: bytes,
+    body: bytes,
+    timeout_s: int,
+    sequence: int,
+    held: bytes = b"",
+    leave_out: int = 0,
+) -> bytes:
+    """Bring the kernel's record to the state of `body`; ENOENT if it is not there.
+
+    `held` is the kernel's present body, if known: status bits can only be added, and
+    EXPECTED must be as it is there. No NAT and no MASTER: the kernel would refuse.
+    No HELP: a helper cannot be attached to an entry that exists. No TIMEOUT for GRE:
+    FIXED_TIMEOUT forbids it. A refused message may still have changed the entry.
+    """
+    if is_expectation(key):
+        return _expect(key, body, timeout_s, sequence, REQUEST | CREATE)
+    _require_tuple(key)
+    attributes, there = nla.attributes(body), nla.attributes(held)
+    status = status_word(attributes) & (KEPT_BITS | EXPECTED) | CONFIRMED
+    if CTA_STATUS in there:
+        present = status_word(there)
+        status = status & ~EXPECTED | present & (KEPT_BITS | EXPECTED)
+        if present & FIXED_TIMEOUT:
+            leave_out |= 1 << CTA_TIMEOUT
+    parts = [key]
+    if CTA_STATUS in attributes and not leave_out >> CTA_STATUS & 1:
+        parts.append(be32(CTA_STATUS, status))
+    if _number(key) != _IPPROTO_GRE and not leave_out >> CTA_TIMEOUT & 1:
+        parts.append(be32(CTA_TIMEOUT, timeout_s))
+    parts += _passed(attributes, _SENT_TO_UPDATE, leave_out)
+    parts.append(attributes.get(CTA_MARK, _NO_MARK if CTA_MARK in there else b""))
+    return _message(CT_NEW, REQUEST, sequence, *parts)
+
+
+def refresh(key: bytes, timeout_s: int, sequence: int) -> bytes:
+    """Set the timer of a flow and nothing else; ENOENT if it is not there."""
+    _require_tuple(key)
+    return _message(CT_NEW, REQUEST, sequence, key, be32(CTA_TIMEOUT, timeout_s))
+
+
+def delete(key: bytes, sequence: int) -> bytes:
+    """Delete the record. Never a flush: a key without a tuple is a RecordError."""
+    _require_tuple(key)
+    kind = EXP_DELETE if is_expectation(key) else CT_DELETE
+    return _message(kind, REQUEST, sequence, key)
+
+
+def delete_reply(key: bytes, body: bytes, sequence: int) -> bytes:
+    """Delete whichever flow holds this flow's (translated) reply tuple."""
+    return _by_reply(CT_DELETE, key, body, sequence)
+
+
+def lookup(key: bytes, sequence: int) -> bytes:
+    """Ask the kernel for the record; ENOENT if it is not there."""
+    _require_tuple(key)
+    kind = EXP_GET if is_expectation(key) else CT_GET
+    return _message(kind, REQUEST, sequence, key)
+
+
+def lookup_reply(key: bytes, body: bytes, sequence: int) -> bytes:
+    """Ask the kernel for whichever flow holds this flow's reply tuple."""
+    return _by_reply(CT_GET, key, body, sequence)
+
+
+def same_tuples(body: bytes, held: bytes) -> bool:
+    """Can the kernel's entry become this flow by an update?
+
+    A reply tuple never changes, and an entry with the right tuple but without its NAT
+    bits does not translate.
+    """
+    ours, theirs = nla.attributes(body), nla.attributes(held)
+    differing = status_word(ours) ^ status_word(theirs)
+    return (
+        ours.get(CTA_TUPLE_REPLY) == theirs.get(CTA_TUPLE_REPLY)
+        and not differing & NAT_BITS
+    )
+
+
+def same_content(body: bytes, held: bytes) -> bool:
+    """Is there nothing in the body, but for its timer, that an update would change?"""
+    ours, theirs = nla.attributes(body), nla.attributes(held)
+    if status_word(ours) & KEPT_BITS & ~status_word(theirs):
+        return False
+    if CTA_PROTOINFO in ours and (
+        CTA_PROTOINFO not in theirs
+        or protoinfo_to_send(ours[CTA_PROTOINFO])
+        != protoinfo_to_send(theirs[CTA_PROTOINFO])
+    ):
+        return False
+    if ours.get(CTA_MARK, _NO_MARK) != theirs.get(CTA_MARK, _NO_MARK):
+        return False
+    return all(ours[kind] == theirs.get(kind) for kind in _SENT_ONCE if kind in ours)
+
+
+def stored_timeout_s(key: bytes, body: bytes) -> int | None:
+    """The timeout that the body was told with; None in a dump of an offloaded flow."""
+    kind = CTA_EXPECT_TIMEOUT if is_expectation(key) else CTA_TIMEOUT
+    raw = nla.attributes(body).get(kind)
+    return None if raw is None else int.from_bytes(raw[4:8], "big")
+
+
+def untranslate(key: bytes, reply: bytes, status: int) -> tuple[bytes, bytes]:
+    """The reply tuple as without NAT, and the ranges that lead to the real one.
+
+    Ports are always given, also when unchanged: an exact pair, so that the kernel does
+    not search for a free one. GRE keeps its real keys: no range is applied to them.
+    """
+    if not status & NAT_BITS:
+        return reply, b""
+    _, from_addresses, from_ends = _tuple(key, 4)
+    zone, addresses, ends = _tuple(reply, 0)
+    source, destination, minimum = CTA_IP_V4_SRC, CTA_IP_V4_DST, CTA_NAT_V4_MINIP
+    if CTA_IP_V6_SRC in addresses:
+        source, destination, minimum = CTA_IP_V6_SRC, CTA_IP_V6_DST, CTA_NAT_V6_MINIP
+    try:
+        swapped = nla.nested(
+            CTA_TUPLE_IP,
+            nla.tlv(source, from_addresses[destination]),
+            nla.tlv(destination, from_addresses[source]),
+        )
+        real_source, real_destination = addresses[source], addresses[destination]
+    except KeyError as error:
+        raise RecordError("translated flow without an address") from error
+    taken = dict(ends)
+    if _number(key) != _IPPROTO_GRE:
+        taken |= {to: from_ends[of] for to, of in _SWAPPED_ENDS if of in from_ends}
+    protocol = nla.nested(CTA_TUPLE_PROTO, *(nla.tlv(*end) for end in taken.items()))
+    ident = ends.get(CTA_PROTO_ICMP_ID) or ends.get(CTA_PROTO_ICMPV6_ID)
+    ranges = b""
+    if status & SRC_NAT:
+        port = ends.get(CTA_PROTO_DST_PORT, ident)
+        ranges += nat_range(CTA_NAT_SRC, minimum, real_destination, port)
+    if status & DST_NAT:
+        port = ends.get(CTA_PROTO_SRC_PORT, ident)
+        ranges += nat_range(CTA_NAT_DST, minimum, real_source, port)
+    return nla.nested(CTA_TUPLE_REPLY, swapped, protocol, zone), ranges
+
+
+def nat_range(kind: int, minimum: int, address: bytes, port: bytes | None) -> bytes:
+    """CTA_NAT_SRC or CTA_NAT_DST with room for exactly one address and port."""
+    parts = [nla.tlv(minimum, address), nla.tlv(minimum + 1, address)]
+    if port is not None:
+        ends = (CTA_PROTONAT_PORT_MIN, CTA_PROTONAT_PORT_MAX)
+        parts.append(nla.nested(CTA_NAT_PROTO, *(nla.tlv(end, port) for end in ends)))
+    return nla.nested(kind, *parts)
+
+
+def protoinfo_to_send(raw: bytes) -> bytes:
+    """CTA_PROTOINFO with the TCP flags that fit a kernel that joins in late."""
+    parts: list[bytes] = []
+    for kind, _, value_start, value_end in nla.walk(raw, 4, len(raw)):
+        if kind != CTA_PROTOINFO_TCP:
+            return raw
+        for inner, begin, at, end in nla.walk(raw, value_start, value_end):
+            if inner in _TCP_FLAGS:
+                flags = int.from_bytes(raw[at : at + 1], "big") & _TCP_KEPT_FLAGS
+                value = bytes((flags | _TCP_BE_LIBERAL, _TCP_FLAGS_MASK))
+                parts.append(nla.tlv(inner, value))
+            else:
+                parts.append(raw[begin : end + 3 & ~3])
+    return nla.nested(CTA_PROTOINFO, nla.nested(CTA_PROTOINFO_TCP, *parts))
+
+
+def status_word(attributes: dict[int, bytes]) -> int:
+    """The value of CTA_STATUS, 0 if there is none."""
+    return int.from_bytes(attributes.get(CTA_STATUS, b"")[4:8], "big")
+
+
+def be32(kind: int, value: int) -> bytes:
+    """An attribute that holds a number of 32 bits."""
+    return nla.tlv(kind, _BE32.pack(value))
+
+
+def _tuple(data: bytes, start: int) -> tuple[bytes, dict[int, bytes], dict[int, bytes]]:
+    """A tuple's zone as an attribute, the values of its addresses and of its ends."""
+    end = start + int.from_bytes(data[start : start + 2], "little")
+    parts = nla.attributes(data, start + 4, end)
+    addresses, ends = parts.get(CTA_TUPLE_IP, b""), parts.get(CTA_TUPLE_PROTO, b"")
+    zone = parts.get(CTA_TUPLE_ZONE, b"")
+    return zone, nla.values(addresses[4:]), nla.values(ends[4:])
+
+
+def _passed(
+    attributes: dict[int, bytes], kinds: Sequence[int], leave_out: int
+) -> list[bytes]:
+    """The attributes of these kinds, fit for the kernel."""
+    parts = []
+    for kind in kinds:
+        if kind in attributes and not leave_out >> kind & 1:
+            raw = attributes[kind]
+            parts.append(protoinfo_to_send(raw) if kind == CTA_PROTOINFO else raw)
+    return parts
+
+
+def _expect(
+    key: bytes, body: bytes, timeout_s: int, sequence: int, flags: int
+) -> bytes:
+    """An expectation, which may or must not be there; what is there gets the timer."""
+    _require_tuple(key)
+    attributes = nla.attributes(body)
+    parts = [attributes[kind] for kind in _SENT_TO_EXPECT if kind in attributes]
+    timer = be32(CTA_EXPECT_TIMEOUT, timeout_s)
+    return _message(EXP_NEW, flags, sequence, key, *parts, timer)
+
+
+def _by_reply(kind: int, key: bytes, body: bytes, sequence: int) -> bytes:
+    _require_tuple(key)
+    attributes = nla.attributes(body)
+    if CTA_TUPLE_REPLY not in attributes:
+        raise RecordError("flow without a reply tuple")
+    zone = nla.attributes(key, 4).get(CTA_ZONE, b"")
+    return _message(kind, REQUEST, sequence, key[:4], attributes[CTA_TUPLE_REPLY], zone)
+
+
+def _require_tuple(key: bytes) -> None:
+    """A request without its tuple would concern everything: a delete would flush."""
+    length = int.from_bytes(key[4:6], "little")
+    if length < 28 or 4 + length > len(key) or key[6:8] not in _TUPLE_TYPES:
+        raise RecordError("key without a tuple")
+
+
+def _number(key: bytes) -> int:
+    """The layer 4 protocol of a flow."""
+    at = 36 if key[0] == _AF_INET else 60
+    return int.from_bytes(key[at : at + 1], "big")
+
+
+def _message(kind: int, flags: int, sequence: int, *parts: bytes) -> bytes:
+    payload = b"".join(parts)
+    if len(payload) & 3 or len(payload) > LARGEST_RECORD:
+        raise RecordError(f"record of {len(payload)} bytes")
+    return _HEADER.pack(16 + len(payload), kind, flags, sequence, 0) + payload
