@@ -43,10 +43,20 @@ def walk(
 
 def attributes(data: bytes, start: int = 0, end: int | None = None) -> dict[int, bytes]:
     """Type -> whole attribute with header and padding; of duplicates the last one."""
-    return {
-        kind: data[begin : value_end + 3 & ~3]
-        for kind, begin, _, value_end in walk(data, start, end)
-    }
+    limit = len(data) if end is None else end
+    if limit > len(data):
+        raise RecordError(f"attributes end at {limit}, the data at {len(data)}")
+    found = {}
+    while start < limit - 3:  # as `walk`, at half the price
+        following = start + ((data[start] | data[start + 1] << 8) + 3 & ~3)
+        if following < start + 4 or following > limit:
+            raise RecordError(f"attribute at {start}: bad length")
+        kind = (data[start + 2] | data[start + 3] << 8) & NLA_TYPE_MASK
+        found[kind] = data[start:following]
+        start = following
+    if start != limit:
+        raise RecordError(f"attribute at {start}: no room for a header")
+    return found
 
 
 def values(data: bytes, start: int = 0, end: int | None = None) -> dict[int, bytes]:

@@ -25,7 +25,6 @@ from itertools import chain, combinations
 from operator import itemgetter
 from struct import Struct
 from struct import error as StructError  # noqa: N812 - an exception by its name
-from typing import Final
 
 from syncd.errors import RecordError
 from syncd.flows.nla import attributes, tlv, walk
@@ -36,95 +35,48 @@ Record = tuple[int, bytes, bytes, bytes, int]
 NEW, UPDATE, END, DUMP, EXP_NEW, EXP_END, EXP_DUMP = range(7)
 
 # What key[6] is: the low byte of the first attribute's type.
-FLOW: Final = 1
-EXPECTATION: Final = 2
+FLOW = 1
+EXPECTATION = 2
 
-CANONICAL: Final = 1  # the bit of CTA_UNSPEC, which no message has
+CANONICAL = 1  # the bit of CTA_UNSPEC, which no message has
 
 # linux/netfilter/nfnetlink_conntrack.h
-CTA_TUPLE_ORIG: Final = 1
-CTA_TUPLE_REPLY: Final = 2
-CTA_STATUS: Final = 3
-CTA_PROTOINFO: Final = 4
-CTA_HELP: Final = 5
-CTA_NAT_SRC: Final = 6
-CTA_TIMEOUT: Final = 7
-CTA_MARK: Final = 8
-CTA_COUNTERS_ORIG: Final = 9
-CTA_COUNTERS_REPLY: Final = 10
-CTA_USE: Final = 11
-CTA_ID: Final = 12
-CTA_NAT_DST: Final = 13
-CTA_TUPLE_MASTER: Final = 14
-CTA_SEQ_ADJ_ORIG: Final = 15
-CTA_SEQ_ADJ_REPLY: Final = 16
-CTA_SECMARK: Final = 17
-CTA_ZONE: Final = 18
-CTA_SECCTX: Final = 19
-CTA_TIMESTAMP: Final = 20
-CTA_MARK_MASK: Final = 21
-CTA_LABELS: Final = 22
-CTA_LABELS_MASK: Final = 23
-CTA_SYNPROXY: Final = 24
-CTA_FILTER: Final = 25
-CTA_STATUS_MASK: Final = 26
-CTA_TIMESTAMP_EVENT: Final = 27
+CTA_TUPLE_ORIG, CTA_TUPLE_REPLY = 1, 2
+CTA_STATUS, CTA_STATUS_MASK = 3, 26
+CTA_PROTOINFO, CTA_HELP = 4, 5
+CTA_NAT_SRC, CTA_NAT_DST = 6, 13
+CTA_MARK, CTA_MARK_MASK = 8, 21
+CTA_COUNTERS_ORIG, CTA_COUNTERS_REPLY = 9, 10
+CTA_USE, CTA_ID = 11, 12
+CTA_TUPLE_MASTER = 14
+CTA_SEQ_ADJ_ORIG, CTA_SEQ_ADJ_REPLY = 15, 16
+CTA_SECMARK, CTA_SECCTX = 17, 19
+CTA_TIMEOUT, CTA_ZONE = 7, 18
+CTA_TIMESTAMP, CTA_TIMESTAMP_EVENT = 20, 27
+CTA_LABELS, CTA_LABELS_MASK = 22, 23
+CTA_SYNPROXY, CTA_FILTER = 24, 25
 
-CTA_TUPLE_IP: Final = 1
-CTA_TUPLE_PROTO: Final = 2
-CTA_TUPLE_ZONE: Final = 3
-CTA_IP_V4_SRC: Final = 1
-CTA_IP_V4_DST: Final = 2
-CTA_IP_V6_SRC: Final = 3
-CTA_IP_V6_DST: Final = 4
-CTA_PROTO_NUM: Final = 1
-CTA_PROTO_SRC_PORT: Final = 2
-CTA_PROTO_DST_PORT: Final = 3
-CTA_PROTO_ICMP_ID: Final = 4
-CTA_PROTO_ICMP_TYPE: Final = 5
-CTA_PROTO_ICMP_CODE: Final = 6
-CTA_PROTO_ICMPV6_ID: Final = 7
-CTA_PROTO_ICMPV6_TYPE: Final = 8
-CTA_PROTO_ICMPV6_CODE: Final = 9
-CTA_PROTOINFO_TCP: Final = 1
-CTA_PROTOINFO_DCCP: Final = 2
-CTA_PROTOINFO_SCTP: Final = 3
-CTA_PROTOINFO_TCP_STATE: Final = 1
-CTA_PROTOINFO_TCP_WSCALE_ORIGINAL: Final = 2
-CTA_PROTOINFO_TCP_WSCALE_REPLY: Final = 3
-CTA_PROTOINFO_TCP_FLAGS_ORIGINAL: Final = 4
-CTA_PROTOINFO_TCP_FLAGS_REPLY: Final = 5
-CTA_PROTOINFO_SCTP_STATE: Final = 1
-CTA_PROTOINFO_SCTP_VTAG_ORIGINAL: Final = 2
-CTA_PROTOINFO_SCTP_VTAG_REPLY: Final = 3
-CTA_HELP_NAME: Final = 1
-CTA_NAT_V4_MINIP: Final = 1
-CTA_NAT_V4_MAXIP: Final = 2
-CTA_NAT_PROTO: Final = 3
-CTA_NAT_V6_MINIP: Final = 4
-CTA_NAT_V6_MAXIP: Final = 5
-CTA_PROTONAT_PORT_MIN: Final = 1
-CTA_PROTONAT_PORT_MAX: Final = 2
-CTA_SEQADJ_CORRECTION_POS: Final = 1
-CTA_SEQADJ_OFFSET_BEFORE: Final = 2
-CTA_SEQADJ_OFFSET_AFTER: Final = 3
-CTA_SYNPROXY_ISN: Final = 1
-CTA_SYNPROXY_ITS: Final = 2
-CTA_SYNPROXY_TSOFF: Final = 3
+CTA_TUPLE_IP, CTA_TUPLE_PROTO, CTA_TUPLE_ZONE = 1, 2, 3
+CTA_IP_V4_SRC, CTA_IP_V4_DST, CTA_IP_V6_SRC, CTA_IP_V6_DST = 1, 2, 3, 4
+CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT = 1, 2, 3
+CTA_PROTO_ICMP_ID, CTA_PROTO_ICMP_TYPE, CTA_PROTO_ICMP_CODE = 4, 5, 6
+CTA_PROTO_ICMPV6_ID, CTA_PROTO_ICMPV6_TYPE, CTA_PROTO_ICMPV6_CODE = 7, 8, 9
+CTA_PROTOINFO_TCP, CTA_PROTOINFO_DCCP, CTA_PROTOINFO_SCTP = 1, 2, 3
+CTA_PROTOINFO_TCP_STATE, CTA_PROTOINFO_SCTP_STATE = 1, 1
+CTA_PROTOINFO_TCP_WSCALE_ORIGINAL, CTA_PROTOINFO_TCP_WSCALE_REPLY = 2, 3
+CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, CTA_PROTOINFO_TCP_FLAGS_REPLY = 4, 5
+CTA_PROTOINFO_SCTP_VTAG_ORIGINAL, CTA_PROTOINFO_SCTP_VTAG_REPLY = 2, 3
+CTA_NAT_V4_MINIP, CTA_NAT_V4_MAXIP, CTA_NAT_PROTO = 1, 2, 3
+CTA_NAT_V6_MINIP, CTA_NAT_V6_MAXIP = 4, 5
+CTA_PROTONAT_PORT_MIN, CTA_PROTONAT_PORT_MAX = 1, 2
+CTA_HELP_NAME, CTA_SEQADJ_CORRECTION_POS = 1, 1
+CTA_SEQADJ_OFFSET_BEFORE, CTA_SEQADJ_OFFSET_AFTER = 2, 3
+CTA_SYNPROXY_ISN, CTA_SYNPROXY_ITS, CTA_SYNPROXY_TSOFF = 1, 2, 3
 
-CTA_EXPECT_MASTER: Final = 1
-CTA_EXPECT_TUPLE: Final = 2
-CTA_EXPECT_MASK: Final = 3
-CTA_EXPECT_TIMEOUT: Final = 4
-CTA_EXPECT_ID: Final = 5
-CTA_EXPECT_HELP_NAME: Final = 6
-CTA_EXPECT_ZONE: Final = 7
-CTA_EXPECT_FLAGS: Final = 8
-CTA_EXPECT_CLASS: Final = 9
-CTA_EXPECT_NAT: Final = 10
-CTA_EXPECT_FN: Final = 11
-CTA_EXPECT_NAT_DIR: Final = 1
-CTA_EXPECT_NAT_TUPLE: Final = 2
+CTA_EXPECT_MASTER, CTA_EXPECT_TUPLE, CTA_EXPECT_MASK, CTA_EXPECT_TIMEOUT = 1, 2, 3, 4
+CTA_EXPECT_ID, CTA_EXPECT_HELP_NAME, CTA_EXPECT_ZONE, CTA_EXPECT_FLAGS = 5, 6, 7, 8
+CTA_EXPECT_CLASS, CTA_EXPECT_NAT, CTA_EXPECT_FN = 9, 10, 11
+CTA_EXPECT_NAT_DIR, CTA_EXPECT_NAT_TUPLE = 1, 2
 
 # The canonical orders of bodies: that of events, where most bytes are neighbours.
 FLOW_ORDER = (
@@ -158,19 +110,18 @@ ZEROS = {
     ),
 }
 
-_FLOW_KEY = (CTA_TUPLE_ORIG, CTA_ZONE)
+_FLOW_KEY: tuple[int, ...] = (CTA_TUPLE_ORIG, CTA_ZONE)
 _FLOW_NEEDS = (CTA_TUPLE_ORIG, CTA_TUPLE_REPLY)
 _FLOW_SIZES = {CTA_STATUS: 4, CTA_TIMEOUT: 4, CTA_MARK: 4, CTA_ID: 4, CTA_ZONE: 2}
 _EXPECTATION_KEY = (CTA_EXPECT_TUPLE, CTA_EXPECT_MASK, CTA_EXPECT_ZONE)
 _EXPECTATION_NEEDS = (CTA_EXPECT_TUPLE, CTA_EXPECT_MASK, CTA_EXPECT_MASTER)
-_EXPECTATION_SIZES = {
-    CTA_EXPECT_TIMEOUT: 4,
-    CTA_EXPECT_FLAGS: 4,
-    CTA_EXPECT_CLASS: 4,
-    CTA_EXPECT_ID: 4,
-    CTA_EXPECT_ZONE: 2,
-}
+_EXPECTATION_SIZES = {CTA_EXPECT_ZONE: 2} | dict.fromkeys(
+    (CTA_EXPECT_TIMEOUT, CTA_EXPECT_ID, CTA_EXPECT_FLAGS, CTA_EXPECT_CLASS), 4
+)
 
+_STATUS_HEADER = bytes.fromhex("08000300")
+_TIMEOUT_HEADER = bytes.fromhex("08000700")
+_from_bytes = int.from_bytes
 _HEADER = Struct("<IHHII")
 _NLM_F_MULTI = 0x0002
 _NLM_F_CREATE_EXCL = 0x0600
@@ -257,7 +208,7 @@ class RecordReader:
         kind, places = _survey(message)
         zeros = frozenset(
             attribute
-            for attribute in _decisive(places)
+            for attribute in _decisive(kind, places)
             if message[slice(*places[attribute])] == ZEROS[attribute]
         )
         key, body, ident, mask = _plan(kind, places, zeros)
@@ -286,24 +237,23 @@ class RecordReader:
             self.echoes += 1
             return None
         head = message[:8] + _NO_SEQUENCE_NO_PORTID + message[16:_HEAD]
-        if head != message[:_HEAD]:
-            for layout in self._layouts.get(head, ()):
-                if layout[0](message) == layout[1]:
-                    if is_reply:
-                        self._add_alias(message[:_HEAD], head)
-                    return _apply(layout, message)
+        if head != message[:_HEAD] and head in self._layouts:
+            if is_reply:
+                self._add_alias(message[:_HEAD], head)
+            return next(iter(self.read([head + message[_HEAD:]])), None)
         record = self.read_one(message)
         self._learn(head, message)
         return record
 
     def _learn(self, head: bytes, message: bytes) -> None:
-        known = self._layouts.setdefault(head, [])
+        known = self._layouts.get(head, [])
         layouts = _layouts_of(message)
         if (
             self._learned + len(layouts) <= _LAYOUTS_MAX
             and len(known) + len(layouts) <= _LAYOUTS_OF_A_HEAD_MAX
         ):
             known.extend(layouts)
+            self._layouts[head] = known
             self._learned += len(layouts)
 
     def _add_alias(self, message_head: bytes, head: bytes) -> None:
@@ -312,23 +262,24 @@ class RecordReader:
             for alias in self._aliases:
                 del self._layouts[alias]
             self._aliases.clear()
-        if message_head not in self._layouts:
-            self._layouts[message_head] = self._layouts[head]
-            self._aliases.append(message_head)
+        self._layouts[message_head] = self._layouts[head]
+        self._aliases.append(message_head)
 
 
 def merge(old_body: bytes, new_body: bytes) -> tuple[bytes, int]:
     """A flow's body with the attributes of an UPDATE laid over it, and its mask."""
     present = attributes(old_body)
+    count = len(present)
     present.update(attributes(new_body))
-    parts = []
+    if len(present) > count:  # else they still stand in the canonical order
+        present = {kind: present[kind] for kind in FLOW_ORDER if kind in present}
+    for attribute, zero in ZEROS.items():
+        if present.get(attribute) == zero:
+            del present[attribute]
     mask = CANONICAL
-    for attribute in FLOW_ORDER:
-        part = present.get(attribute)
-        if part is not None and part != ZEROS.get(attribute):
-            parts.append(part)
-            mask |= 1 << attribute
-    return b"".join(parts), mask
+    for attribute in present:
+        mask |= 1 << attribute
+    return b"".join(present.values()), mask
 
 
 def mask_of(body: bytes) -> int:
@@ -341,19 +292,29 @@ def mask_of(body: bytes) -> int:
 
 def status_of(body: bytes) -> int:
     """The value of CTA_STATUS of a flow; 0 if there is none."""
-    start = _find(body, CTA_STATUS)
-    return int.from_bytes(body[start + 4 : start + 8]) if start >= 0 else 0
+    start = (
+        (body[0] | body[1] << 8) if len(body) > 1 else 0
+    )  # after the reply tuple, always
+    if body[start : start + 4] != _STATUS_HEADER:
+        start = _find(body, CTA_STATUS)
+    return _from_bytes(body[start + 4 : start + 8], "big") if start >= 0 else 0
 
 
 def timeout_of(body: bytes) -> int | None:
     """The seconds that were left of a flow; None if the message did not say."""
-    start = _find(body, CTA_TIMEOUT)
-    return int.from_bytes(body[start + 4 : start + 8]) if start >= 0 else None
+    start = (
+        (body[0] | body[1] << 8) + 8 if len(body) > 1 else 0
+    )  # after the status, mostly
+    if body[start : start + 4] != _TIMEOUT_HEADER:
+        start = _find(body, CTA_TIMEOUT)
+    return _from_bytes(body[start + 4 : start + 8], "big") if start >= 0 else None
 
 
 def without_timeout(body: bytes) -> bytes:
     """A flow's body without CTA_TIMEOUT: what two messages may be compared by."""
-    start = _find(body, CTA_TIMEOUT)
+    start = (body[0] | body[1] << 8) + 8 if len(body) > 1 else 0
+    if body[start : start + 4] != _TIMEOUT_HEADER:
+        start = _find(body, CTA_TIMEOUT)
     return body if start < 0 else body[:start] + body[start + 8 :]
 
 
@@ -389,9 +350,15 @@ def _master(body: bytes, start: int) -> bytes:
 
 def _find(body: bytes, wanted: int) -> int:
     """Where an attribute starts, -1 if nowhere."""
-    for attribute, start, _, _ in walk(body):
-        if attribute == wanted:
+    start = 0
+    limit = len(body) - 3
+    while start < limit:
+        if body[start + 2] == wanted and not body[start + 3] & 0x3F:
             return start
+        length = body[start] | body[start + 1] << 8
+        if length < 4:
+            raise RecordError(f"attribute at {start}: bad length {length}")
+        start += length + 3 & ~3
     return -1
 
 
@@ -433,8 +400,10 @@ def _survey(message: bytes) -> tuple[int, dict[int, _Place]]:
     return kind, places
 
 
-def _decisive(places: dict[int, _Place]) -> list[int]:
+def _decisive(kind: int, places: dict[int, _Place]) -> list[int]:
     """Attributes whose value decides the shape, since they may be all zeros."""
+    if kind > DUMP:
+        return []
     return [
         attribute
         for attribute, zero in ZEROS.items()
@@ -447,13 +416,10 @@ def _plan(
     kind: int, places: dict[int, _Place], zeros: frozenset[int]
 ) -> tuple[list[_Place], list[_Place], _Place, int]:
     """Which bytes are key, body and ident, and the mask."""
-    nowhere = (0, 0)
-    order: tuple[int, ...] = FLOW_ORDER
-    key_order: tuple[int, ...] = _FLOW_KEY
-    ident = CTA_ID
-    if kind > DUMP:
-        order, key_order, ident = EXPECTATION_ORDER, _EXPECTATION_KEY, CTA_EXPECT_ID
-        zeros = frozenset()
+    is_flow = kind <= DUMP
+    order = FLOW_ORDER if is_flow else EXPECTATION_ORDER
+    key_order = _FLOW_KEY if is_flow else _EXPECTATION_KEY
+    ident = CTA_ID if is_flow else CTA_EXPECT_ID
     key = [(_NFGEN, _FIRST)]
     key += [places[attribute] for attribute in key_order if attribute in places]
     mask = CANONICAL if kind != UPDATE or not zeros else 0
@@ -462,8 +428,8 @@ def _plan(
         if attribute in places and (kind == UPDATE or attribute not in zeros):
             body.append(places[attribute])
             mask |= 1 << attribute
-    start, end = places.get(ident, nowhere)
-    return _joined(key), _joined(body), (start + 4, end) if end else nowhere, mask
+    start, end = places.get(ident, (-4, 0))
+    return _joined(key), _joined(body), (start + 4, end), mask
 
 
 def _joined(places: list[_Place]) -> list[_Place]:
@@ -486,7 +452,7 @@ def _layouts_of(message: bytes) -> list[_Layout]:
     headers = {
         start: message[start : start + 4] for _, start, _, _ in walk(message, 20)
     }
-    decisive = _decisive(places) if kind <= DUMP else []
+    decisive = _decisive(kind, places)
     layouts = []
     for zeros in chain.from_iterable(
         combinations(decisive, count) for count in range(len(decisive), -1, -1)
@@ -523,18 +489,6 @@ def _layout(
     cut_body: _Cut = itemgetter(*(slice(*place) for place in [*body, (0, 0)]))
     cut_key: _Cut = itemgetter(*(slice(*place) for place in [ident, *key]))
     return (check.unpack, wanted, _PIECES, cut_body, cut_key, kind, mask)
-
-
-def _apply(layout: _Layout, message: bytes) -> Record:
-    _, _, way, cut, cut_key, kind, mask = layout
-    if way == _PLAIN:
-        key, first, ident, rest = cut(message)
-        return (kind, key, first + rest, ident, mask)
-    if way == _ZONED:
-        key, first, zone, ident, rest = cut(message)
-        return (kind, key + zone, first + rest, ident, mask)
-    ident, *parts = cut_key(message)
-    return (kind, b"".join(parts), b"".join(cut(message)), ident, mask)
 
 
 def _struct(places: list[_Place], length: int, codes: dict[int, str]) -> Struct:
