@@ -106,7 +106,7 @@ def matches(description: Mapping[str, object], filters: Filters) -> bool:
         and (filters.dst is None or _inside(ends["dst"], filters.dst))
         and (filters.zone is None or _in_zone(description, ends, filters.zone))
         and _matches_state(description, filters)
-        and _matches_nat(description, ends, filters)
+        and _matches_nat(description, filters)
     )
 
 
@@ -130,9 +130,7 @@ def _matches_state(description: Mapping[str, object], filters: Filters) -> bool:
     return True
 
 
-def _matches_nat(
-    description: Mapping[str, object], ends: Mapping[str, object], filters: Filters
-) -> bool:
+def _matches_nat(description: Mapping[str, object], filters: Filters) -> bool:
     if filters.any_nat is filters.src_nat is filters.dst_nat is None:
         return True
     kinds, reply = description.get("nat"), description.get("reply")
