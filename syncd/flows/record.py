@@ -199,7 +199,7 @@ class RecordReader:
                     record = self._read_unknown(message)
                     if record is not None:
                         append(record)
-            except (RecordError, StructError):  # StructError: nlmsg_len is a lie
+            except (RecordError, StructError):  # StructError: the length is a lie
                 self.malformed += 1
         return records
 
@@ -222,13 +222,8 @@ class RecordReader:
 
     def _read_unknown(self, message: bytes) -> Record | None:
         """A message whose head or whose headers no layout has so far."""
-        if len(message) < _HEAD:
-            if len(message) >= 16 and message[5] not in (1, 2):
-                self.ignored += 1
-                return None
-            raise RecordError(f"message of {len(message)} bytes")
-        _, kind_of_message, flags, _, portid = _HEADER.unpack_from(message)
-        kind = _kind(kind_of_message, flags)
+        _, message_type, flags, _, portid = _HEADER.unpack_from(message)
+        kind = _kind(message_type, flags)
         if kind is None:
             self.ignored += 1
             return None
@@ -247,17 +242,16 @@ class RecordReader:
 
     def _learn(self, head: bytes, message: bytes) -> None:
         known = self._layouts.get(head, [])
-        layouts = _layouts_of(message)
-        if (
-            self._learned + len(layouts) <= _LAYOUTS_MAX
-            and len(known) + len(layouts) <= _LAYOUTS_OF_A_HEAD_MAX
-        ):
-            known.extend(layouts)
+        if self._learned < _LAYOUTS_MAX and len(known) < _LAYOUTS_OF_A_HEAD_MAX:
+            layouts = _layouts_of(message)
             self._layouts[head] = known
+            known.extend(layouts)
             self._learned += len(layouts)
 
     def _add_alias(self, message_head: bytes, head: bytes) -> None:
         """Let the rest of this dump, same sequence and portid, find its layouts."""
+        if message_head in self._layouts:
+            return
         if len(self._aliases) >= _ALIASES_MAX:
             for alias in self._aliases:
                 del self._layouts[alias]
