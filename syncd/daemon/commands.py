@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from syncd.errors import ControlError, RecordError
 from syncd.flows import view
-from syncd.flows.selection import FILTERS, Filters, matches, read_filters
+from syncd.flows.view import FILTERS, Filters, matches, read_filters
 
 Answer = dict[str, object]
 

@@ -1,98 +1,83 @@
-"""Key and body of a flow or an expectation come in, what a person reads goes out.
+"""A flow's or an expectation's description comes in, what a person reads goes out.
 
-`describe` and `describe_message` make a plain value, fit for JSON; `line` makes of it
-the text that `conntrack -L`, `-L -o extended` and `-L expect` of version 1.4.7 print.
-The rule: bytes that are not a record raise RecordError, never anything else; text that
-came from outside is made printable.
+`line` is the text that `conntrack -L`, `-L -o extended` and `-L expect` of version
+1.4.7 print. `matches` applies the filters of a command; they follow conntrack(8): all
+that are given have to pass, addresses and ports are those of the original direction (of
+an expectation: of the expected tuple). A filter's value that is not understood raises
+ControlError with exit status 2.
 """
 
+import ipaddress
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
-from syncd.errors import RecordError
-from syncd.flows import nla
+from syncd.config import PROTOCOLS, TCP_STATES
+from syncd.errors import ControlError
+from syncd.flows.description import (
+    DCCP_STATES,
+    SCTP_STATES,
+    STATUS_BITS,
+    Description,
+    describe,
+    describe_message,
+)
 
-Description = dict[str, object]
+__all__ = [
+    "FILTERS",
+    "Description",
+    "Filters",
+    "describe",
+    "describe_message",
+    "line",
+    "matches",
+    "read_filters",
+]
 
-STATUS_BITS: Final = (
-    *("EXPECTED", "SEEN_REPLY", "ASSURED", "CONFIRMED", "SRC_NAT", "DST_NAT"),
-    *("SEQ_ADJUST", "SRC_NAT_DONE", "DST_NAT_DONE", "DYING", "FIXED_TIMEOUT"),
-    *("TEMPLATE", "NAT_CLASH", "HELPER", "OFFLOAD", "HW_OFFLOAD"),
-)
-TCP_STATES: Final = (
-    *("NONE", "SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT"),
-    *("LAST_ACK", "TIME_WAIT", "CLOSE", "SYN_SENT2"),
-)
-SCTP_STATES: Final = (
-    *("NONE", "CLOSED", "COOKIE_WAIT", "COOKIE_ECHOED", "ESTABLISHED"),
-    *("SHUTDOWN_SENT", "SHUTDOWN_RECD", "SHUTDOWN_ACK_SENT", "HEARTBEAT_SENT"),
-    "HEARTBEAT_ACKED",
-)
-DCCP_STATES: Final = (
-    *("NONE", "REQUEST", "RESPOND", "PARTOPEN", "OPEN", "CLOSEREQ", "CLOSING"),
-    *("TIMEWAIT", "IGNORE", "INVALID"),
-)
-PROTOCOL_NAMES: Final = {
-    1: "icmp",
-    6: "tcp",
-    17: "udp",
-    33: "dccp",
-    47: "gre",
-    58: "icmpv6",
-    132: "sctp",
-    136: "udplite",
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_NatEnd = tuple[Network | None, int | None]
+
+# Filter -> what its value is; the nat ones may come without a value (true).
+FILTERS: Final[dict[str, str]] = {
+    "family": "ipv4 or ipv6",
+    "proto": "a protocol's name or number",
+    "src": "an address or a network",
+    "dst": "an address or a network",
+    "sport": "a port from 0 to 65535",
+    "dport": "a port from 0 to 65535",
+    "state": "a state of TCP, SCTP or DCCP such as ESTABLISHED",
+    "mark": "VALUE or VALUE/MASK",
+    "zone": "a zone from 0 to 65535",
+    "label": "bits of labels from 0 to 127, separated by commas",
+    "status": "bits of the status such as ASSURED, separated by commas",
+    "any-nat": "an address, with or without a port (ADDRESS:PORT), or nothing",
+    "src-nat": "an address, with or without a port (ADDRESS:PORT), or nothing",
+    "dst-nat": "an address, with or without a port (ADDRESS:PORT), or nothing",
 }
-_TCP_FLAGS: Final = (
-    *("WINDOW_SCALE", "SACK_PERM", "CLOSE_INIT", "BE_LIBERAL"),
-    *("DATA_UNACKNOWLEDGED", "MAXACK_SET"),
-)
-_EXPECTATION_FLAGS: Final = ("PERMANENT", "INACTIVE", "USERSPACE")
-_FAMILIES: Final = {2: "ipv4", 10: "ipv6"}
-_PORTS: Final = frozenset((6, 17, 33, 132, 136))
-
-# enum ctattr_type and its nested ones, linux/netfilter/nfnetlink_conntrack.h
-_ORIG, _REPLY, _STATUS, _PROTOINFO, _HELP, _TIMEOUT, _MARK = 1, 2, 3, 4, 5, 7, 8
-_COUNTERS_ORIG, _USE, _ID, _MASTER = 9, 11, 12, 14  # the reply side follows
-_SEQ_ADJ_ORIG, _ZONE, _SECCTX, _TIMESTAMP = 15, 18, 19, 20
-_LABELS, _SYNPROXY = 22, 24
-_EXP_MASTER, _EXP_TUPLE, _EXP_MASK, _EXP_TIMEOUT, _EXP_ID, _EXP_HELPER = (
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-)
-_EXP_ZONE, _EXP_FLAGS, _EXP_CLASS, _EXP_NAT, _EXP_FUNCTION = 7, 8, 9, 10, 11
-_FLOW_MESSAGE, _EXPECTATION_MESSAGE = 0x01, 0x02  # nfnetlink subsystems
+# The names people use for the kernel's bits.
+_STATUS_NAMES: Final = {"SNAT": "SRC_NAT", "DNAT": "DST_NAT"}
+_STATES: Final = frozenset((*TCP_STATES, *SCTP_STATES, *DCCP_STATES))
+_STATE_NAMES: Final = {"CLOSED": ("CLOSED", "CLOSE"), "LISTEN": ("SYN_SENT2",)}
 
 
-def describe(key: bytes, body: bytes) -> Description:
-    """What a table's entry says; `key` and `body` as `flows.record` makes them."""
-    if len(key) < 8:
-        raise RecordError(f"a key of {len(key)} bytes")
-    family = key[0]
-    attributes = nla.values(key, 4) | nla.values(body)
-    if key[6] == _ORIG:
-        return _flow(family, attributes)
-    if key[6] == _EXP_TUPLE:
-        return _expectation(family, attributes)
-    raise RecordError(f"a key that begins with attribute {key[6]}")
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What a flow or an expectation has to be; None asks for nothing."""
 
-
-def describe_message(message: bytes) -> Description:
-    """What a whole netlink message (an event or a reply to a dump) says."""
-    if len(message) < 20:
-        raise RecordError(f"a message of {len(message)} bytes")
-    length = int.from_bytes(message[:4], "little")
-    if not 20 <= length <= len(message):
-        raise RecordError(f"a message of {len(message)} bytes says it has {length}")
-    attributes = nla.values(message, 20, length)
-    if message[5] == _FLOW_MESSAGE:
-        return _flow(message[16], attributes)
-    if message[5] == _EXPECTATION_MESSAGE:
-        return _expectation(message[16], attributes)
-    raise RecordError(f"a message of subsystem {message[5]}")
+    family: str | None = None
+    protocol: int | None = None
+    src: Network | None = None
+    dst: Network | None = None
+    sport: int | None = None
+    dport: int | None = None
+    states: tuple[str, ...] | None = None
+    mark: tuple[int, int] | None = None  # Value and mask.
+    zone: int | None = None
+    labels: frozenset[int] | None = None  # All of them are set.
+    status: frozenset[str] | None = None  # All of them are set.
+    any_nat: _NatEnd | None = None
+    src_nat: _NatEnd | None = None
+    dst_nat: _NatEnd | None = None
 
 
 def line(
@@ -108,260 +93,207 @@ def line(
     return _flow_line(description, extended, ident, now_s)
 
 
-def _flow(family: int, attributes: dict[int, bytes]) -> Description:
-    if _ORIG not in attributes:
-        raise RecordError("a flow without its original tuple")
-    number, orig = _tuple(attributes[_ORIG])
-    flow: Description = {
-        "kind": "flow",
-        "family": _family(family),
-        "protocol": PROTOCOL_NAMES.get(number, "unknown"),
-        "protocol_number": number,
-        "orig": orig,
-    }
-    if _REPLY in attributes:
-        flow["reply"] = _tuple(attributes[_REPLY])[1]
-    if _STATUS in attributes:
-        _add_status(flow, _number(attributes, _STATUS, 4))
-    for name, kind, size in _FLOW_NUMBERS:
-        if kind in attributes:
-            flow[name] = _number(attributes, kind, size)
-    if _PROTOINFO in attributes:
-        _add_state(flow, nla.values(attributes[_PROTOINFO]))
-    if _LABELS in attributes:
-        flow["labels"] = attributes[_LABELS].hex()
-    if _HELP in attributes:
-        flow["helper"] = _name(nla.values(attributes[_HELP]), 1)
-    if _MASTER in attributes:
-        flow["master"] = _whole_tuple(attributes[_MASTER])
-    adjustments = _by_direction(attributes, _SEQ_ADJ_ORIG, _ADJUSTMENT)
-    if adjustments:
-        flow["seqadj"] = adjustments
-    if _SYNPROXY in attributes:
-        flow["synproxy"] = _members(attributes[_SYNPROXY], _SYNPROXY_MEMBERS)
-    # The rest is only in messages of the kernel, never in a body.
-    counters = _by_direction(attributes, _COUNTERS_ORIG, _COUNTER)
-    if counters:
-        flow["counters"] = counters
-    if _TIMESTAMP in attributes:
-        flow["timestamp"] = _members(attributes[_TIMESTAMP], _TIMES)
-    if _SECCTX in attributes:
-        flow["secctx"] = _name(nla.values(attributes[_SECCTX]), 1)
-    return flow
+def read_filters(options: Mapping[str, object]) -> Filters | None:
+    """Filters out of a command's options; None if there are none."""
+    given = {name: options[name] for name in FILTERS if options.get(name) is not None}
+    if not given:
+        return None
+    try:
+        return Filters(
+            family=_family(given.get("family")),
+            protocol=_protocol(given.get("proto")),
+            src=_network(given.get("src"), "src"),
+            dst=_network(given.get("dst"), "dst"),
+            sport=_number(given.get("sport"), "sport"),
+            dport=_number(given.get("dport"), "dport"),
+            states=_states(given.get("state")),
+            mark=_mark(given.get("mark")),
+            zone=_number(given.get("zone"), "zone"),
+            labels=_labels(given.get("label")),
+            status=_status(given.get("status")),
+            any_nat=_nat_end(given.get("any-nat"), "any-nat"),
+            src_nat=_nat_end(given.get("src-nat"), "src-nat"),
+            dst_nat=_nat_end(given.get("dst-nat"), "dst-nat"),
+        )
+    except _Refusal as refusal:
+        name = str(refusal)
+        shown = ascii(given[name])[:60]
+        problem = f"--{name}: {shown} is not {FILTERS[name]}"
+        raise ControlError(problem, status=2) from refusal
 
 
-def _expectation(family: int, attributes: dict[int, bytes]) -> Description:
-    if _EXP_TUPLE not in attributes:
-        raise RecordError("an expectation without its tuple")
-    number, expected = _tuple(attributes[_EXP_TUPLE])
-    expectation: Description = {
-        "kind": "expectation",
-        "family": _family(family),
-        "protocol": PROTOCOL_NAMES.get(number, "unknown"),
-        "protocol_number": number,
-        "expected": expected,
-    }
-    if _EXP_MASK in attributes:
-        # The mask's own protocol number says how its ports are named.
-        expectation["mask"] = _tuple(attributes[_EXP_MASK])[1]
-    if _EXP_MASTER in attributes:
-        expectation["master"] = _whole_tuple(attributes[_EXP_MASTER])
-    for name, kind, size in _EXPECTATION_NUMBERS:
-        if kind in attributes:
-            expectation[name] = _number(attributes, kind, size)
-    if _EXP_FLAGS in attributes:
-        flags = _number(attributes, _EXP_FLAGS, 4)
-        expectation["flags"] = _bits(flags, _EXPECTATION_FLAGS)
-    if _EXP_HELPER in attributes:
-        expectation["helper"] = _text(attributes[_EXP_HELPER])
-    if _EXP_FUNCTION in attributes:
-        expectation["function"] = _text(attributes[_EXP_FUNCTION])
-    if _EXP_NAT in attributes:
-        nat = nla.values(attributes[_EXP_NAT])
-        expectation["nat"] = {
-            "direction": "reply" if _number(nat, 1, 4) else "orig",
-            "tuple": _whole_tuple(nat.get(2, b"")),
-        }
-    return expectation
+def matches(description: Mapping[str, object], filters: Filters) -> bool:
+    """Whether all filters pass."""
+    if filters.family is not None and description["family"] != filters.family:
+        return False
+    number = description["protocol_number"]
+    if filters.protocol is not None and number != filters.protocol:
+        return False
+    ends = description.get("orig", description.get("expected"))
+    if not isinstance(ends, Mapping):
+        return False
+    return (
+        (filters.sport is None or ends.get("sport") == filters.sport)
+        and (filters.dport is None or ends.get("dport") == filters.dport)
+        and (filters.src is None or _inside(ends["src"], filters.src))
+        and (filters.dst is None or _inside(ends["dst"], filters.dst))
+        and (filters.zone is None or _in_zone(description, ends, filters.zone))
+        and _matches_state(description, filters)
+        and _matches_nat(description, filters)
+    )
 
 
-_FLOW_NUMBERS: Final = (
-    ("timeout", _TIMEOUT, 4),
-    ("mark", _MARK, 4),
-    ("zone", _ZONE, 2),
-    ("use", _USE, 4),
-    ("id", _ID, 4),
-)
-_EXPECTATION_NUMBERS: Final = (
-    ("timeout", _EXP_TIMEOUT, 4),
-    ("zone", _EXP_ZONE, 2),
-    ("class", _EXP_CLASS, 4),
-    ("id", _EXP_ID, 4),
-)
-_ADJUSTMENT: Final = (
-    ("correction_pos", 1, 4),
-    ("offset_before", 2, 4),
-    ("offset_after", 3, 4),
-)
-_COUNTER: Final = (("packets", 1, 8), ("bytes", 2, 8))
-_TIMES: Final = (("start", 1, 8), ("stop", 2, 8))
-_SYNPROXY_MEMBERS: Final = (("isn", 1, 4), ("its", 2, 4), ("tsoff", 3, 4))
-_ICMP: Final = {1: (4, 5, 6), 58: (7, 8, 9)}  # attributes of id, type, code
+def _matches_state(description: Mapping[str, object], filters: Filters) -> bool:
+    if filters.states is not None and description.get("state") not in filters.states:
+        return False
+    if filters.mark is not None:
+        value, mask = filters.mark
+        mark = description.get("mark", 0)
+        if not isinstance(mark, int) or mark & mask != value:
+            return False
+    if filters.status is not None:
+        status = description.get("status", ())
+        if not isinstance(status, list) or not filters.status.issubset(status):
+            return False
+    if filters.labels is not None:
+        # Bit b is in byte b / 8 on the little endian hosts that we support.
+        labels = bytes.fromhex(str(description.get("labels", "")))
+        bits = int.from_bytes(labels, "little")
+        return all(bits >> label & 1 for label in filters.labels)
+    return True
 
 
-def _family(number: int) -> str:
-    if number not in _FAMILIES:
-        raise RecordError(f"address family {number}")
-    return _FAMILIES[number]
+def _matches_nat(description: Mapping[str, object], filters: Filters) -> bool:
+    if filters.any_nat is filters.src_nat is filters.dst_nat is None:
+        return True
+    kinds, reply = description.get("nat"), description.get("reply")
+    if not isinstance(kinds, list) or not isinstance(reply, Mapping):
+        return False
+    # Source NAT shows where replies go to, destination NAT where they come from.
+    src, dst = "src" in kinds, "dst" in kinds
+    source, target = (
+        (reply["dst"], reply.get("dport")),
+        (reply["src"], reply.get("sport")),
+    )
+    wanted = filters.src_nat
+    if wanted is not None and not (src and _is_end(source, wanted)):
+        return False
+    wanted = filters.dst_nat
+    if wanted is not None and not (dst and _is_end(target, wanted)):
+        return False
+    wanted = filters.any_nat
+    return wanted is None or (
+        (src and _is_end(source, wanted)) or (dst and _is_end(target, wanted))
+    )
 
 
-def _tuple(data: bytes) -> tuple[int, dict[str, object]]:
-    """Protocol number and the ends of a CTA_TUPLE's value."""
-    parts = nla.values(data)
-    if 1 not in parts:
-        raise RecordError("a tuple without addresses")
-    addresses = nla.values(parts[1])
-    ends: dict[str, object] = {}
-    if 1 in addresses:
-        ends["src"], ends["dst"] = _ipv4(addresses, 1), _ipv4(addresses, 2)
-    else:
-        ends["src"], ends["dst"] = _ipv6(addresses, 3), _ipv6(addresses, 4)
-    # A master's and a saved NAT tuple may come without a protocol.
-    proto = nla.values(parts[2]) if 2 in parts else {}
-    number = _number(proto, 1, 1) if proto else 0
-    if number in _PORTS:
-        ends["sport"], ends["dport"] = _number(proto, 2, 2), _number(proto, 3, 2)
-    elif number in _ICMP:
-        for name, kind, size in zip(
-            ("id", "type", "code"), _ICMP[number], (2, 1, 1), strict=True
-        ):
-            ends[name] = _number(proto, kind, size)
-    elif number == 47 and 2 in proto:
-        ends["srckey"], ends["dstkey"] = _number(proto, 2, 2), _number(proto, 3, 2)
-    if 3 in parts:
-        ends["zone"] = _number(parts, 3, 2)
-    return number, ends
+def _is_end(end: tuple[object, object], wanted: _NatEnd) -> bool:
+    network, port = wanted
+    return (network is None or _inside(end[0], network)) and port in (None, end[1])
 
 
-def _whole_tuple(data: bytes) -> dict[str, object]:
-    number, ends = _tuple(data)
-    name = PROTOCOL_NAMES.get(number, "unknown")
-    return {"protocol": name, "protocol_number": number, **ends}
+def _inside(address: object, network: Network) -> bool:
+    value = ipaddress.ip_address(str(address))
+    return value.version == network.version and value in network
 
 
-def _add_status(flow: Description, status: int) -> None:
-    flow["status"] = _bits(status, STATUS_BITS)
-    flow["assured"] = bool(status & 0x4)
-    flow["unreplied"] = not status & 0x2
-    flow["nat"] = [name for bit, name in ((0x10, "src"), (0x20, "dst")) if status & bit]
+def _in_zone(
+    description: Mapping[str, object], ends: Mapping[str, object], zone: int
+) -> bool:
+    return bool(description.get("zone", ends.get("zone", 0)) == zone)
 
 
-def _add_state(flow: Description, parts: dict[int, bytes]) -> None:
-    if 1 in parts:
-        tcp = nla.values(parts[1])
-        flow["state"] = _state(tcp, TCP_STATES)
-        details: dict[str, object] = {}
-        for name, scale, flags in (("orig", 2, 4), ("reply", 3, 5)):
-            side: dict[str, object] = {}
-            if scale in tcp:
-                side["window_scale"] = _number(tcp, scale, 1)
-            if flags in tcp:  # struct nf_ct_tcp_flags {flags, mask}
-                side["flags"] = _bits(_number(tcp, flags, 2) >> 8, _TCP_FLAGS)
-            if side:
-                details[name] = side
-        if details:
-            flow["tcp"] = details
-    elif 2 in parts:
-        dccp = nla.values(parts[2])
-        flow["state"] = _state(dccp, DCCP_STATES)
-        flow["dccp"] = _members(parts[2], (("role", 2, 1), ("handshake_seq", 3, 8)))
-    elif 3 in parts:
-        flow["state"] = _state(nla.values(parts[3]), SCTP_STATES)
-        vtags = _members(parts[3], (("vtag_orig", 2, 4), ("vtag_reply", 3, 4)))
-        if vtags:
-            flow["sctp"] = vtags
+class _Refusal(Exception):  # noqa: N818 - carries the name of a filter, no message
+    """The filter of this name has a value that is not understood."""
 
 
-def _state(attributes: dict[int, bytes], names: tuple[str, ...]) -> str:
-    state = _number(attributes, 1, 1)
-    return names[state] if state < len(names) else names[0]
+def _family(value: object) -> str | None:
+    if value in (None, "ipv4", "ipv6"):
+        return None if value is None else str(value)
+    raise _Refusal("family")
 
 
-def _by_direction(
-    attributes: dict[int, bytes], first: int, members: tuple[tuple[str, int, int], ...]
-) -> dict[str, dict[str, int]]:
-    """Two attributes that follow each other: of the original and the reply side."""
-    return {
-        direction: _members(attributes[kind], members)
-        for direction, kind in (("orig", first), ("reply", first + 1))
-        if kind in attributes
-    }
+def _protocol(value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and value.lower() in PROTOCOLS:
+        return PROTOCOLS[value.lower()]
+    return _number(value, "proto", 255)
 
 
-def _members(data: bytes, members: tuple[tuple[str, int, int], ...]) -> dict[str, int]:
-    parts = nla.values(data)
-    return {
-        name: _number(parts, kind, size)
-        for name, kind, size in members
-        if kind in parts
-    }
+def _number(value: object, name: str, limit: int = 65535) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value) if len(value) < 10 else limit + 1
+    if isinstance(value, int) and value is not True and 0 <= value <= limit:
+        return value
+    raise _Refusal(name)
 
 
-def _number(attributes: dict[int, bytes], kind: int, size: int) -> int:
-    value = attributes.get(kind, b"")
-    if len(value) != size:
-        raise RecordError(f"attribute {kind} has {len(value)} bytes, not {size}")
-    return int.from_bytes(value, "big")
+def _network(value: object, name: str) -> Network | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or "%" in value:
+        raise _Refusal(name)
+    try:
+        return ipaddress.ip_network(value, strict=False)
+    except ValueError as error:
+        raise _Refusal(name) from error
 
 
-def _bits(value: int, names: tuple[str, ...]) -> list[str]:
-    return [name for bit, name in enumerate(names) if value >> bit & 1]
+def _states(value: object) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    state = str(value).upper()
+    if state not in _STATES:
+        raise _Refusal("state")
+    return _STATE_NAMES.get(state, (state,))
 
 
-def _name(attributes: dict[int, bytes], kind: int) -> str:
-    if kind not in attributes:
-        raise RecordError("a name is missing")
-    return _text(attributes[kind])
+def _mark(value: object) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    text, _, mask = str(value).partition("/")
+    try:
+        numbers = int(text, 0), int(mask or "0xffffffff", 0)
+    except ValueError as error:
+        raise _Refusal("mark") from error
+    if not all(0 <= number <= 0xFFFFFFFF for number in numbers):
+        raise _Refusal("mark")
+    return numbers[0] & numbers[1], numbers[1]
 
 
-def _text(value: bytes) -> str:
-    """A NUL-terminated string of somebody else, printable."""
-    text = value.split(b"\0", 1)[0].decode("ascii", "replace")
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+def _labels(value: object) -> frozenset[int] | None:
+    if value is None:
+        return None
+    found = [_number(bit, "label", 127) for bit in str(value).split(",")]
+    return frozenset(bit for bit in found if bit is not None)
 
 
-def _ipv4(addresses: dict[int, bytes], kind: int) -> str:
-    value = addresses.get(kind, b"")
-    if len(value) != 4:
-        raise RecordError(f"an IPv4 address of {len(value)} bytes")
-    return "%d.%d.%d.%d" % tuple(value)  # noqa: UP031 - twice as fast as an f-string
+def _status(value: object) -> frozenset[str] | None:
+    if value is None:
+        return None
+    names = [name.strip().upper() for name in str(value).split(",")]
+    status = frozenset(_STATUS_NAMES.get(name, name) for name in names)
+    if not status.issubset(STATUS_BITS):
+        raise _Refusal("status")
+    return status
 
 
-def _ipv6(addresses: dict[int, bytes], kind: int) -> str:
-    """As inet_ntop() of glibc writes it."""
-    value = addresses.get(kind, b"")
-    if len(value) != 16:
-        raise RecordError(f"an IPv6 address of {len(value)} bytes")
-    words = [value[at] << 8 | value[at + 1] for at in range(0, 16, 2)]
-    start, length = 0, 0
-    at = 0
-    while at < 8:
-        end = at
-        while end < 8 and not words[end]:
-            end += 1
-        if end - at > length:
-            start, length = at, end - at
-        at = end + 1
-    if start == 0 and (length == 6 or (length == 5 and words[5] == 0xFFFF)):
-        # Addresses of IPv4 in disguise.
-        return f"::{'ffff:' if length == 5 else ''}{'.'.join(map(str, value[12:]))}"
-    if length < 2:
-        return ":".join([f"{word:x}" for word in words])
-    left = ":".join([f"{word:x}" for word in words[:start]])
-    right = ":".join([f"{word:x}" for word in words[start + length :]])
-    return f"{left}::{right}"
+def _nat_end(value: object, name: str) -> _NatEnd | None:
+    if value is None or value is False:
+        return None
+    if value is True or value == "":
+        return None, None
+    text, port = str(value), ""
+    if text.startswith("["):
+        text, _, port = text[1:].partition("]")
+        port = port.removeprefix(":")
+    elif text.count(":") == 1:
+        text, _, port = text.partition(":")
+    network = _network(text, name) if text else None
+    return network, _number(port or None, name)
 
 
 def _flow_line(
