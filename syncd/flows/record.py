@@ -290,7 +290,7 @@ def status_of(body: bytes) -> int:
         (body[0] | body[1] << 8) if len(body) > 1 else 0
     )  # after the reply tuple, always
     if body[start : start + 4] != _STATUS_HEADER:
-        start = _find(body, CTA_STATUS)
+        start = find(body, CTA_STATUS)
     return _from_bytes(body[start + 4 : start + 8], "big") if start >= 0 else 0
 
 
@@ -300,7 +300,7 @@ def timeout_of(body: bytes) -> int | None:
         (body[0] | body[1] << 8) + 8 if len(body) > 1 else 0
     )  # after the status, mostly
     if body[start : start + 4] != _TIMEOUT_HEADER:
-        start = _find(body, CTA_TIMEOUT)
+        start = find(body, CTA_TIMEOUT)
     return _from_bytes(body[start + 4 : start + 8], "big") if start >= 0 else None
 
 
@@ -308,7 +308,7 @@ def without_timeout(body: bytes) -> bytes:
     """A flow's body without CTA_TIMEOUT: what two messages may be compared by."""
     start = (body[0] | body[1] << 8) + 8 if len(body) > 1 else 0
     if body[start : start + 4] != _TIMEOUT_HEADER:
-        start = _find(body, CTA_TIMEOUT)
+        start = find(body, CTA_TIMEOUT)
     return body if start < 0 else body[:start] + body[start + 8 :]
 
 
@@ -325,12 +325,12 @@ def with_zone(expectation_key: bytes, zone: bytes) -> bytes:
 
 def master_of(expectation_body: bytes) -> bytes:
     """The flow key of an expectation's master, as far as its zone."""
-    return _master(expectation_body, _find(expectation_body, CTA_EXPECT_MASTER))
+    return _master(expectation_body, find(expectation_body, CTA_EXPECT_MASTER))
 
 
 def related_master(flow_body: bytes) -> bytes | None:
     """The flow key of a related flow's master, as far as its zone."""
-    start = _find(flow_body, CTA_TUPLE_MASTER)
+    start = find(flow_body, CTA_TUPLE_MASTER)
     return None if start < 0 else _master(flow_body, start)
 
 
@@ -342,7 +342,7 @@ def _master(body: bytes, start: int) -> bytes:
     return family + body[start : start + 2] + b"\x01\x80" + body[start + 4 : end]
 
 
-def _find(body: bytes, wanted: int) -> int:
+def find(body: bytes, wanted: int) -> int:
     """Where an attribute starts, -1 if nowhere."""
     start = 0
     limit = len(body) - 3
