@@ -113,6 +113,8 @@ class Endpoint:
 
     async def finish(self) -> None:
         """End all connections as far as the path lets them end."""
+        if self.ftp_session is not None:
+            self.ftp_session.stopped.set()
         for stream in self.streams.values():
             stream.finish()
         try:
@@ -121,8 +123,6 @@ class Endpoint:
                     await stream.ended.wait()
         except TimeoutError:
             pass  # the report says which did not end
-        if self.ftp_session is not None:
-            self.ftp_session.stopped.set()
         if self.ftp_server is not None:
             await self.ftp_server.close()
 

@@ -24,6 +24,7 @@ from .streams import Report
 FILE_BYTES = 3_000_000
 ANSWER_TIMEOUT_S = 4.0
 PING_S = 0.02
+GOODBYE_S = 1.0
 
 DataLink = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -41,10 +42,11 @@ class FtpServer:
         return await asyncio.start_server(self._accept, SERVER_V4, FTP_PORT)
 
     async def close(self) -> None:
-        """End all sessions."""
-        for session in self._sessions:
-            session.cancel()
-        await asyncio.gather(*self._sessions, return_exceptions=True)
+        """Give the sessions time to say goodbye, then end them."""
+        if self._sessions:
+            _, left = await asyncio.wait(self._sessions, timeout=GOODBYE_S)
+            for session in left:
+                session.cancel()
 
     def report(self) -> Report:
         """Return the digest that every transfer must have."""
@@ -138,12 +140,12 @@ class FtpSession(threading.Thread):
         self._ready = ready
         self.watch = threading.Event()
         self.failed_over = threading.Event()
-        self.finished = threading.Event()
         self.stopped = threading.Event()
         self.answers = 0
         self._gap_s = 0.0
         self._digests: dict[str, str] = {}
         self._error: str | None = None
+        self._phase = "login"
 
     def run(self) -> None:
         """Converse until `stopped`; an error ends the session and is reported."""
@@ -151,9 +153,7 @@ class FtpSession(threading.Thread):
             with ftplib.FTP(timeout=ANSWER_TIMEOUT_S) as session:  # noqa: S321
                 self._converse(session)
         except (OSError, EOFError, ftplib.Error) as error:
-            self._error = f"{type(error).__name__}: {error}"
-        finally:
-            self.finished.set()
+            self._error = f"{self._phase}: {type(error).__name__}: {error}"
 
     def report(self) -> Report:
         """Return digests of the transfers, the longest silence, and the error."""
@@ -170,9 +170,11 @@ class FtpSession(threading.Thread):
         session.login()
         self._transfer_active(session, "before")
         address = session.makepasv()
+        self._phase = "control connection"
         self._ready()
         while not self.failed_over.is_set():
             self._ping(session)
+        self._phase = "expected transfer"
         with socket.create_connection(address, timeout=ANSWER_TIMEOUT_S) as data:
             session.sendcmd("RETR file")
             digest = hashlib.sha256()
@@ -181,7 +183,7 @@ class FtpSession(threading.Thread):
         session.voidresp()
         self._digests["expected"] = digest.hexdigest()
         self._transfer_active(session, "after")
-        self.finished.set()
+        self._phase = "control connection"
         while not self.stopped.is_set():
             self._ping(session)
 
@@ -194,6 +196,7 @@ class FtpSession(threading.Thread):
         self.stopped.wait(PING_S)
 
     def _transfer_active(self, session: ftplib.FTP, name: str) -> None:
+        self._phase = f"transfer {name}"
         digest = hashlib.sha256()
         session.set_pasv(False)
         session.retrbinary("RETR file", digest.update)

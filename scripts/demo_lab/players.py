@@ -84,6 +84,7 @@ class Player:
             self.reports.set_exception(
                 StageError(f"the program in {self.name} ended before its report")
             )
+            self.reports.exception()  # it may be that nobody asks any more
 
 
 class Mover:
