@@ -15,7 +15,7 @@ from struct import Struct, iter_unpack
 
 from syncd.errors import RecordError
 from syncd.flows import nla
-from syncd.flows.record import CTA_NAT_DST, CTA_NAT_SRC, CTA_STATUS, CTA_TIMEOUT
+from syncd.flows.record import CTA_NAT_DST, CTA_NAT_SRC, CTA_STATUS
 from syncd.flows.restore import (
     CONFIRMED,
     CREATE,
@@ -38,9 +38,7 @@ from syncd.flows.restore import (
     remaining_s,
     same_content,
     same_tuples,
-    status_word,
     stored_timeout_s,
-    update,
 )
 
 TimedRecord = tuple[bytes, bytes, float]  # Key, body, seconds since it was told.
@@ -194,9 +192,7 @@ class Restorer:
             sequence = _number_of(serial)
             self._learn(body)
             self._learn(present)
-            if status_word(nla.attributes(present)) & FIXED_TIMEOUT:
-                return update(key, b"", timeout_s, sequence, leave_out=1 << CTA_TIMEOUT)
-            return refresh(key, timeout_s, sequence)
+            return refresh(key, timeout_s, sequence, present)
         except RecordError:
             return b""
 

@@ -201,9 +201,14 @@ def update(
     return _message(CT_NEW, REQUEST, sequence, *parts)
 
 
-def refresh(key: bytes, timeout_s: int, sequence: int) -> bytes:
+def refresh(
+    key: bytes, timeout_s: int, sequence: int, held: bytes = b"", leave_out: int = 0
+) -> bytes:
     """Set the timer of a flow and nothing else; ENOENT if it is not there."""
     _require_tuple(key)
+    fixed = status_word(nla.attributes(held)) & FIXED_TIMEOUT
+    if fixed or leave_out >> CTA_TIMEOUT & 1:
+        return _message(CT_NEW, REQUEST, sequence, key)
     return _message(CT_NEW, REQUEST, sequence, key, be32(CTA_TIMEOUT, timeout_s))
 
 

@@ -1,0 +1,445 @@
+"""The plan of a commit: what to ask the kernel next, given what it answered so far.
+
+In: the records to put into this kernel, each with the time since it was told, and what
+this kernel holds as far as its owner knows. Out: batches of messages, and in the end
+the `Result`. A driver sends them (`kernel/requests.py`) and reports what was refused:
+
+    while (batch := plan.next_batch()) is not None:
+        plan.report(batch, refusals, replies)
+
+Two batches may be on their way at once; `next_batch` is None as long as only a report
+can bring more work, and for good when all is done.
+
+The rules: masters go before related flows, expectations come last, each pass begins
+when the answers to the last one are in. A flow that the kernel holds alike only gets
+its timer set. What is refused is tried in another way by the table `_STEPS`, a few
+times at most; whatever remains is counted by its reason, never raised.
+"""
+
+import errno
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from itertools import islice
+
+from syncd.errors import RecordError
+from syncd.flows import restore, view
+from syncd.flows.batch import Restorer, TimedRecord
+from syncd.flows.nla import attributes
+from syncd.flows.record import (
+    CTA_HELP,
+    CTA_LABELS,
+    CTA_STATUS,
+    CTA_TIMEOUT,
+    CTA_TUPLE_MASTER,
+    EXPECTATION,
+    RecordReader,
+)
+
+BATCH_MESSAGES = 512
+EXAMPLES = 10
+TRIES = 8
+
+TABLE_FULL = "table full"
+MALFORMED = "malformed"
+MASTER_ABSENT = "master absent"
+MASTER_WITHOUT_HELPER = "master without helper"
+
+
+class Verb(Enum):
+    """What is asked about one record."""
+
+    CREATE = auto()
+    REFRESH = auto()  # only the timer
+    UPDATE = auto()
+    LOOK_UP = auto()
+    REPLACE = auto()  # delete what has its original tuple, then create
+    DISPLACE = auto()  # delete what has its reply tuple, then create
+
+
+_CREATING = (Verb.CREATE, Verb.REPLACE, Verb.DISPLACE)
+_UPDATING = (Verb.REFRESH, Verb.UPDATE)
+
+# What was asked and refused why -> what to ask next, without which attribute.
+_STEPS: dict[tuple[Verb, int], tuple[Verb, int]] = {
+    **{(verb, errno.EEXIST): (Verb.LOOK_UP, 0) for verb in _CREATING},
+    **{(verb, errno.ENOENT): (Verb.CREATE, CTA_TUPLE_MASTER) for verb in _CREATING},
+    **{(verb, errno.EOPNOTSUPP): (Verb.CREATE, CTA_HELP) for verb in _CREATING},
+    **{(verb, errno.ENOENT): (Verb.CREATE, 0) for verb in _UPDATING},
+    **{(verb, errno.EPERM): (verb, CTA_TIMEOUT) for verb in _UPDATING},
+    (Verb.UPDATE, errno.ENOSPC): (Verb.UPDATE, CTA_LABELS),
+    (Verb.UPDATE, errno.EBUSY): (Verb.LOOK_UP, 0),
+    (Verb.LOOK_UP, errno.ENOENT): (Verb.DISPLACE, 0),
+    **{(verb, errno.ENOBUFS): (verb, 0) for verb in Verb},  # an answer was lost
+}
+_EXPECTATION_STEPS = {
+    (Verb.CREATE, errno.EEXIST): (Verb.UPDATE, 0),
+    (Verb.CREATE, errno.ENOBUFS): (Verb.CREATE, 0),
+    (Verb.UPDATE, errno.ENOBUFS): (Verb.UPDATE, 0),
+}
+_EXPECTATION_REASONS = {
+    errno.ENOENT: MASTER_ABSENT,
+    errno.EOPNOTSUPP: MASTER_WITHOUT_HELPER,
+}
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of the records. `error` is one line for the log, "" if all went on.
+
+    `unchanged` were there alike, but for the timer, which was set. `failed` counts by
+    reason; `examples` names some of the failed.
+    """
+
+    created: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    failed: dict[str, int] = field(default_factory=dict)
+    examples: list[str] = field(default_factory=list)
+    error: str = ""
+
+    @property
+    def failures(self) -> int:
+        """How many failed."""
+        return sum(self.failed.values())
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A record that takes more than one message, and what is known about it."""
+
+    record: TimedRecord
+    verb: Verb
+    held: bytes = b""
+    leave_out: int = 0
+    tries: int = 0
+    looked_up: bool = False
+    waited: bool = False
+
+
+@dataclass(slots=True)
+class Batch:
+    """Messages to send at once, in order.
+
+    Either `records` has one entry for each, all of the same `verb`, or `attempts` has.
+    """
+
+    messages: list[bytes]
+    verb: Verb
+    records: list[TimedRecord]
+    held: list[bytes]
+    attempts: list[Attempt]
+
+
+class CommitPlan:
+    """Puts records into a kernel that holds `held`; `timeout_s` None is an estimate."""
+
+    def __init__(
+        self,
+        records: Iterable[TimedRecord],
+        held: Mapping[bytes, bytes],
+        timeout_s: int | None = None,
+    ) -> None:
+        self.result = Result()
+        self._held = held
+        self._restorer = Restorer(timeout_s)
+        self._reader = RecordReader()
+        self._source: Iterator[TimedRecord] = iter(records)
+        self._first_pass = True
+        self._fresh: list[TimedRecord] = []
+        self._known: list[TimedRecord] = []
+        self._known_held: list[bytes] = []
+        self._related: list[TimedRecord] = []
+        self._expectations: list[TimedRecord] = []
+        self._retries: deque[Attempt] = deque()
+        self._lookups: deque[Attempt] = deque()
+        self._masterless: list[Attempt] = []
+        self._on_their_way = 0
+        self._sequence = 1
+        self._full = False
+
+    def next_batch(self) -> Batch | None:
+        """What to send now."""
+        while True:
+            batch = self._follow_up(self._lookups) or self._follow_up(self._retries)
+            if batch is None:
+                batch = self._next_of_pass()
+            if batch is not None:
+                if not batch.messages:
+                    continue
+                self._on_their_way += 1
+                return batch
+            if self._on_their_way or not self._begin_pass():
+                return None
+
+    def report(
+        self,
+        batch: Batch,
+        refusals: Sequence[tuple[int, int, str]],
+        replies: Sequence[tuple[int, bytes]],
+    ) -> None:
+        """The kernel's answer: (index, errno, text) and (index, message) of a batch."""
+        self._on_their_way -= 1
+        if batch.attempts:
+            self._report_attempts(batch, refusals, replies)
+            return
+        done = len(batch.messages) - len(refusals)
+        if batch.verb is Verb.CREATE:
+            self.result.created += done
+        else:
+            self.result.unchanged += done
+        for index, code, text in refusals:
+            attempt = Attempt(batch.records[index], batch.verb)
+            if batch.held:
+                attempt.held = batch.held[index]
+            self._refused(attempt, code, text)
+
+    def _report_attempts(
+        self,
+        batch: Batch,
+        refusals: Sequence[tuple[int, int, str]],
+        replies: Sequence[tuple[int, bytes]],
+    ) -> None:
+        # A delete and the create after it have the same attempt; only the latter's
+        # answer counts, it comes second.
+        codes = {index: (code, text) for index, code, text in refusals}
+        messages = dict(replies)
+        last = len(batch.attempts) - 1
+        for index, attempt in enumerate(batch.attempts):
+            if index < last and batch.attempts[index + 1] is attempt:
+                continue
+            if index in codes:
+                self._refused(attempt, *codes[index])
+            elif attempt.verb is Verb.LOOK_UP:
+                self._found(attempt, messages.get(index, b""))
+            else:
+                self._done(attempt)
+
+    # One pass after the other.
+
+    def _begin_pass(self) -> bool:
+        """Related flows, those without a master yet, expectations; False at the end."""
+        self._first_pass = False
+        if self._related:
+            self._source, self._related = iter(self._related), []
+        elif self._masterless:
+            self._retries.extend(self._masterless)
+            self._masterless = []
+        elif self._expectations:
+            for record in self._expectations:
+                known = record[0] in self._held
+                self._retries.append(
+                    Attempt(record, Verb.UPDATE if known else Verb.CREATE)
+                )
+            self._expectations = []
+        else:
+            return False
+        return True
+
+    def _next_of_pass(self) -> Batch | None:
+        """Fill up with records until there is a whole batch of one verb."""
+        while max(len(self._fresh), len(self._known)) < BATCH_MESSAGES:
+            room = BATCH_MESSAGES - max(len(self._fresh), len(self._known))
+            records = list(islice(self._source, room))
+            if not records:
+                break
+            self._sort(records)
+        if len(self._fresh) >= len(self._known):
+            return self._creates() if self._fresh else None
+        return self._refreshes()
+
+    def _sort(self, records: list[TimedRecord]) -> None:
+        """Put aside what a later pass is for; tell the known from the unknown."""
+        held_of, first_pass = self._held.get, self._first_pass
+        for record in records:
+            key, body, _ = record
+            try:
+                # The last byte of STATUS, which follows the reply tuple; without
+                # STATUS a flow may land in the later pass, which is just as good.
+                if key[6] == EXPECTATION:
+                    self._expectations.append(record)
+                elif first_pass and body[body[0] + 7] & restore.EXPECTED:
+                    self._related.append(record)
+                elif (held := held_of(key)) is None:
+                    self._fresh.append(record)
+                else:
+                    self._known.append(record)
+                    self._known_held.append(held)
+            except IndexError:
+                self._fail(record, MALFORMED)
+
+    def _creates(self) -> Batch:
+        records, self._fresh = self._fresh, []
+        if self._full:
+            for record in records:
+                self._fail(record, TABLE_FULL)
+            return Batch([], Verb.CREATE, [], [], [])
+        messages = self._restorer.creates(records, self._take(len(records)))
+        if not all(messages):
+            for record, message in zip(records, messages, strict=True):
+                if not message:
+                    self._fail(record, MALFORMED)
+            pairs = zip(records, messages, strict=True)
+            records = [record for record, message in pairs if message]
+            messages = [message for message in messages if message]
+        return Batch(messages, Verb.CREATE, records, [], [])
+
+    def _refreshes(self) -> Batch:
+        records, self._known = self._known, []
+        held, self._known_held = self._known_held, []
+        messages = self._restorer.refreshes(records, held, self._take(len(records)))
+        if not all(messages):
+            triples = list(zip(records, held, messages, strict=True))
+            for record, there, message in triples:
+                if not message:
+                    self._differs(Attempt(record, Verb.UPDATE), there)
+            triples = [triple for triple in triples if triple[2]]
+            records = [record for record, _, _ in triples]
+            held = [there for _, there, _ in triples]
+            messages = [message for _, _, message in triples]
+        return Batch(messages, Verb.REFRESH, records, held, [])
+
+    # One record after the other.
+
+    def _follow_up(self, queue: deque[Attempt]) -> Batch | None:
+        """Messages for attempts; those that cannot be built are counted."""
+        if not queue:
+            return None
+        messages: list[bytes] = []
+        attempts: list[Attempt] = []
+        while queue and len(messages) < BATCH_MESSAGES - 1:
+            attempt = queue.popleft()
+            attempt.tries += 1
+            try:
+                built = self._build(attempt)
+            except RecordError:
+                self._fail(attempt.record, MALFORMED)
+                continue
+            messages += built
+            attempts += [attempt] * len(built)
+        return Batch(messages, Verb.LOOK_UP, [], [], attempts)
+
+    def _build(self, attempt: Attempt) -> list[bytes]:
+        key, body, elapsed_s = attempt.record
+        verb, leave_out, sequence = attempt.verb, attempt.leave_out, self._take(2)
+        if verb is Verb.LOOK_UP:
+            return [restore.lookup(key, sequence)]
+        timeout_s = self._restorer.timeout_s(key, body, elapsed_s)
+        held = attempt.held
+        if verb is Verb.REFRESH:
+            return [restore.refresh(key, timeout_s, sequence, held, leave_out)]
+        if verb is Verb.UPDATE:
+            return [restore.update(key, body, timeout_s, sequence, held, leave_out)]
+        create = restore.create(key, body, timeout_s, sequence + 1, leave_out)
+        if verb is Verb.REPLACE:
+            return [restore.delete(key, sequence), create]
+        if verb is Verb.DISPLACE:
+            return [restore.delete_reply(key, body, sequence), create]
+        return [create]
+
+    def _try(self, attempt: Attempt, verb: Verb) -> None:
+        attempt.verb = verb
+        (self._lookups if verb is Verb.LOOK_UP else self._retries).append(attempt)
+
+    def _refused(self, attempt: Attempt, code: int, text: str) -> None:
+        """Go the next step with it, or count it as failed."""
+        key, body, _ = attempt.record
+        expectation = restore.is_expectation(key)
+        if code == errno.ENOMEM and attempt.verb in _CREATING and not expectation:
+            self._table_is_full()
+            self._fail(attempt.record, TABLE_FULL)
+            return
+        steps = _EXPECTATION_STEPS if expectation else _STEPS
+        verb, without = steps.get((attempt.verb, code), (None, 0))
+        if verb is Verb.LOOK_UP and attempt.looked_up and code == errno.EBUSY:
+            verb, without = Verb.UPDATE, CTA_STATUS
+        if without and (attempt.leave_out >> without & 1 or not _has(body, without)):
+            verb = None
+        if verb is None or attempt.tries >= TRIES:
+            reason = errno.errorcode.get(code, str(code))
+            if expectation:
+                reason = _EXPECTATION_REASONS.get(code, reason)
+            self._fail(attempt.record, reason, text)
+        elif self._full and verb is Verb.CREATE:
+            self._fail(attempt.record, TABLE_FULL)
+        elif without == CTA_TUPLE_MASTER and not attempt.waited:
+            attempt.waited = True
+            attempt.verb = Verb.CREATE
+            self._masterless.append(attempt)
+        else:
+            if without:
+                attempt.leave_out |= 1 << without
+            self._try(attempt, verb)
+
+    def _found(self, attempt: Attempt, message: bytes) -> None:
+        """The kernel has an entry with the original tuple, in either direction."""
+        attempt.looked_up = True
+        try:
+            _, key, held, _, _ = self._reader.read_one(message)
+        except RecordError:
+            self._refused(attempt, errno.ENOBUFS, "no reply to a lookup")
+            return
+        if key != attempt.record[0]:
+            self._try(attempt, Verb.REPLACE)
+        else:
+            self._differs(attempt, held)
+
+    def _differs(self, attempt: Attempt, held: bytes) -> None:
+        """The kernel's entry is `held`, of the same key."""
+        _, body, _ = attempt.record
+        attempt.held = held
+        try:
+            if not restore.same_tuples(body, held):
+                self._try(attempt, Verb.REPLACE)
+            elif restore.same_content(body, held):
+                self._try(attempt, Verb.REFRESH)
+            else:
+                self._try(attempt, Verb.UPDATE)
+        except RecordError:
+            self._fail(attempt.record, MALFORMED)
+
+    def _done(self, attempt: Attempt) -> None:
+        result, verb = self.result, attempt.verb
+        if verb in (Verb.CREATE, Verb.DISPLACE):
+            result.created += 1
+        elif verb is Verb.REFRESH or restore.is_expectation(attempt.record[0]):
+            result.unchanged += 1
+        else:
+            result.updated += 1
+
+    def _table_is_full(self) -> None:
+        self._full = True
+        self.result.error = (
+            "the kernel's connection tracking table is full,"
+            " raise net.netfilter.nf_conntrack_max"
+        )
+
+    def _fail(self, record: TimedRecord, reason: str, text: str = "") -> None:
+        failed, examples = self.result.failed, self.result.examples
+        failed[reason] = failed.get(reason, 0) + 1
+        if len(examples) < EXAMPLES:
+            reason = f"{reason} ({text})" if text else reason
+            examples.append(f"{reason}: {_name(record)}")
+
+    def _take(self, count: int) -> int:
+        """The first of `count` sequence numbers."""
+        first = self._sequence
+        self._sequence = first + count if first < 1 << 30 else 1
+        return first
+
+
+def _has(body: bytes, kind: int) -> bool:
+    try:
+        return kind in attributes(body)
+    except RecordError:
+        return False
+
+
+def _name(record: TimedRecord) -> str:
+    """A record as a person knows it."""
+    key, body, _ = record
+    try:
+        return view.line(view.describe(key, body))
+    except RecordError:
+        return key.hex() or "no key"
