@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from syncd.config import LinkConfig
+from syncd.link.bundle import LinkBundle
 from syncd.link.udp import LinkState, UdpLink
 
 from tests.lab import Lab, inside
@@ -15,7 +16,7 @@ from tests.lab import Lab, inside
 pytestmark = [pytest.mark.kernel, pytest.mark.asyncio]
 
 NAMES = ("one", "two", "three")
-GROUPS = ("225.0.0.50", "ff02::50")
+GROUPS = ("225.0.0.50", "ff02::50", "ff08::50")
 
 
 @dataclass
@@ -273,3 +274,55 @@ async def test_a_port_that_is_taken_is_tried_again(lab: Lab) -> None:
                 assert one.state() is LinkState.WAITING
                 assert "in use" in one.link.reason
             await until(lambda: one.state() is LinkState.ACTIVE)
+
+
+async def test_a_bundle_sends_over_the_first_active_link_and_hears_all(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    near, far = lab.namespace("near"), lab.namespace("far")
+    for number, name in enumerate(("eth0", "eth1")):
+        lab.cable(near, name, far, name)
+        lab.address(near, name, f"10.{number}.0.1/24")
+        lab.address(far, name, f"10.{number}.0.2/24")
+    configs = [
+        LinkConfig(interface="eth0", group="225.0.0.50"),
+        LinkConfig(interface="eth1", group="225.0.0.50"),
+    ]
+    heard: list[tuple[bytes, str]] = []
+    sending = LinkBundle(configs, heard.extend)
+    hearing = LinkBundle(configs, heard.extend)
+
+    def tell(namespace: str, bundle: LinkBundle, name: str, number: int) -> None:
+        with inside(namespace):
+            bundle.interface_changed(
+                name,
+                socket.if_nametoindex(name),
+                1500 - 100 * number,
+                [f"10.{number}.0.{1 if bundle is sending else 2}"],
+            )
+
+    try:
+        assert await sending.send([b"nowhere"]) == 0
+        for bundle, namespace in ((sending, near), (hearing, far)):
+            tell(namespace, bundle, "eth1", 1)
+            tell(namespace, bundle, "eth0", 0)
+        assert sending.frame_bytes == 1400 - 28
+        assert await sending.send([b"first"]) == 1
+        await until(lambda: heard == [(b"first", "10.0.0.1")])
+        sending.interface_changed("eth0", None, 0, [])
+        assert await sending.send([b"second"]) == 1
+        await until(lambda: heard[1:] == [(b"second", "10.1.0.1")])
+        tell(near, sending, "eth0", 0)
+        assert await sending.send([b"third"]) == 1
+        await until(lambda: heard[2:] == [(b"third", "10.0.0.1")])
+        assert [status.sent_frames for status in sending.status()] == [2, 1]
+        sending.interface_changed("eth0", None, 0, [])
+        sending.interface_changed("eth1", None, 0, [])
+        assert await sending.send([b"lost"]) == 0
+    finally:
+        sending.close()
+        hearing.close()
+        await asyncio.sleep(0)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines.count("sending over eth1, no longer over eth0") == 2
+    assert lines.count("no link is active: nothing can be sent") == 1

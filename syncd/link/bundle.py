@@ -1,0 +1,80 @@
+"""Several links as one, in order of preference.
+
+In: the configured links, facts about interfaces, datagrams to send. Out: the datagrams
+of all links. The rule: send over the first active link, receive over all of them; a
+datagram that the first link does not take is not sent over the next one, since the
+replication marks its flows again anyway.
+"""
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from syncd.config import LinkConfig
+from syncd.link.udp import Batch, LinkState, LinkStatus, UdpLink
+
+_LOG = logging.getLogger("syncd.link")
+
+
+class LinkBundle:
+    """The links of a node; one of them is used for sending."""
+
+    def __init__(
+        self, configs: Iterable[LinkConfig], on_datagrams: Callable[[Batch], None]
+    ) -> None:
+        self.links = tuple(UdpLink(config, on_datagrams) for config in configs)
+        self._used: UdpLink | None = None
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The interfaces to watch, each by its name or by an address that it has."""
+        return tuple(dict.fromkeys(link.name for link in self.links))
+
+    @property
+    def sender(self) -> UdpLink | None:
+        """The link that datagrams leave by now."""
+        for link in self.links:
+            if link.state is LinkState.ACTIVE:
+                return link
+        return None
+
+    @property
+    def frame_bytes(self) -> int:
+        """What fits into a frame on every active link, or else on every link."""
+        active = [link for link in self.links if link.state is LinkState.ACTIVE]
+        return min(link.frame_bytes for link in active or self.links)
+
+    def interface_changed(
+        self, name: str, index: int | None, mtu: int, addresses: Collection[str]
+    ) -> None:
+        """Pass the facts on to the links that want this name (see `wanted`)."""
+        for link in self.links:
+            if link.name == name:
+                link.interface_changed(index, mtu, addresses)
+        self._note_switch()
+
+    async def send(self, datagrams: Sequence[bytes]) -> int:
+        """Send over the first active link, return how many left."""
+        self._note_switch()
+        sender = self.sender
+        return 0 if sender is None else await sender.send(datagrams)
+
+    def status(self) -> list[LinkStatus]:
+        return [link.status() for link in self.links]
+
+    def close(self) -> None:
+        for link in self.links:
+            link.close()
+
+    def _note_switch(self) -> None:
+        """One line in the log when another link takes over."""
+        sender = self.sender
+        if sender is self._used:
+            return
+        before = self._used
+        self._used = sender
+        if sender is None:
+            _LOG.warning("no link is active: nothing can be sent")
+        elif before is not None:
+            _LOG.warning("sending over %s, no longer over %s", sender.name, before.name)
+        elif len(self.links) > 1:
+            _LOG.info("sending over %s", sender.name)
