@@ -1,0 +1,121 @@
+"""The asking side of the control socket: a command goes out, answers come in.
+
+Plain blocking calls, answers are handed out one by one as they arrive. ControlError
+carries the exit status: 3 no daemon answers, 4 not permitted, 1 anything else.
+"""
+
+import json
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from syncd.errors import ControlError
+
+Answer = dict[str, object]
+
+QUICK_S: Final = 10.0  # a daemon that is alive tells its status sooner
+_STOP_S: Final = 30.0
+_GRACE_S: Final = 2.0  # the daemon itself says that the time is up, if it can
+_LINE_BYTES: Final = 64 * 1024 * 1024
+
+
+def ask(
+    path: str, command: str, options: Mapping[str, object], quick: bool = False
+) -> Iterator[Answer]:
+    """Yield every answer; the last one has "ok".
+
+    `options` with a "timeout" bound the wait, without one only a `quick` command has
+    a bound: it means that nobody is there.
+    """
+    limit = options.get("timeout")
+    patience_s = QUICK_S if quick else None
+    if isinstance(limit, int | float):
+        patience_s = limit + _GRACE_S
+    request = {name: value for name, value in options.items() if value is not None}
+    line = json.dumps({"command": command, **request}).encode() + b"\n"
+    deadline_s = None if patience_s is None else time.monotonic() + patience_s
+    with _connect(path, patience_s) as connection:
+        try:
+            connection.sendall(line)
+        except BrokenPipeError:
+            pass  # refused before it was read: the answer says why
+        except TimeoutError as error:
+            raise _late(path, patience_s, quick=quick) from error
+        with connection.makefile("rb") as answers:
+            while True:
+                if deadline_s is not None:
+                    connection.settimeout(max(deadline_s - time.monotonic(), 0.001))
+                try:
+                    text = answers.readline(_LINE_BYTES)
+                except TimeoutError as error:
+                    raise _late(path, patience_s, quick=quick) from error
+                except OSError as error:
+                    text = b""
+                    if not isinstance(error, ConnectionError):
+                        raise
+                answer = _read(path, text)
+                yield answer
+                if "ok" in answer:
+                    return
+
+
+def ask_once(
+    path: str, command: str, options: Mapping[str, object], quick: bool = False
+) -> Answer:
+    """The last answer."""
+    *_, answer = ask(path, command, options, quick)
+    return answer
+
+
+def await_end(path: str, limit_s: float | None) -> None:
+    """Return when no daemon answers any more, so that another one can start."""
+    end_s = time.monotonic() + (limit_s or _STOP_S)
+    while time.monotonic() < end_s:
+        try:
+            _connect(path, _GRACE_S).close()
+        except ControlError:
+            return
+        time.sleep(0.02)
+    raise ControlError("the daemon said that it stops, but it still answers")
+
+
+def outcome(answer: Mapping[str, object]) -> int:
+    """The exit status that an answer asks for."""
+    if answer.get("ok") is True:
+        return 0
+    status = answer.get("status")
+    return status if isinstance(status, int) and 0 < status < 256 else 1
+
+
+def _connect(path: str, patience_s: float | None) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(patience_s)
+    try:
+        connection.connect(path)
+    except OSError as error:
+        connection.close()
+        reason = error.strerror or error
+        if isinstance(error, PermissionError):
+            raise ControlError(f"{path}: {reason}, ask as root", 4) from error
+        problem = f'no daemon answers at {path} ({reason}), is "syncd run" running?'
+        raise ControlError(problem, 3) from error
+    return connection
+
+
+def _late(path: str, patience_s: float | None, *, quick: bool) -> ControlError:
+    problem = f"no answer from the daemon at {path} within {patience_s:g} s"
+    return ControlError(problem, 3 if quick else 1)
+
+
+def _read(path: str, line: bytes) -> Answer:
+    if not line.endswith(b"\n"):
+        problem = f"the daemon at {path} closed the connection before it was done"
+        raise ControlError(problem, 3)
+    try:
+        answer: object = json.loads(line)
+    except ValueError as error:
+        answer = error
+    if not isinstance(answer, dict):
+        raise ControlError(f"what answers at {path} is not syncd")
+    return answer

@@ -1,0 +1,193 @@
+"""The command `syncd`: arguments come in, an exit status goes out.
+
+0 done and true, 1 failed or "no", 2 usage or configuration error, 3 no daemon answers,
+4 not permitted. A client command starts fast: the module of the one command that is
+asked for is loaded by its name, and nothing else.
+"""
+
+import argparse
+import contextlib
+import importlib
+import os
+import sys
+from types import ModuleType
+from typing import Final
+
+from syncd import __version__
+from syncd.errors import ConfigError, ControlError, KernelError, SyncdError
+
+_DEFAULT_CONFIG: Final = "/etc/syncd/syncd.toml"
+_NOT_PERMITTED: Final = (1, 13)  # EPERM, EACCES
+
+# Command -> what it does, the module whose run() does it.
+_CLIENTS: Final = {
+    "status": ("node, role, tables, peers, links, kernel", "syncd.cli.status"),
+    "commit": ("put the peers' flows into this kernel", "syncd.cli.verbs"),
+    "flush": ("forget one table", "syncd.cli.verbs"),
+    "resync": ("ask for, send or read everything again", "syncd.cli.verbs"),
+    "promote": ("take over: the whole step to primary", "syncd.cli.verbs"),
+    "demote": ("the whole step to backup", "syncd.cli.verbs"),
+    "fault": ("the whole step out of service", "syncd.cli.verbs"),
+    "verify": ("compare digests with the peers", "syncd.cli.verbs"),
+    "show": ("list flows or expectations", "syncd.cli.show"),
+    "stop": ("stop the daemon", "syncd.cli.verbs"),
+}
+_LATER: Final = {
+    "watch": "the live event stream",
+    "keygen": "make keys",
+    "keys": "list keys",
+}
+_FILTERS: Final = (
+    *("proto", "src", "dst", "sport", "dport", "state", "mark", "zone", "label"),
+    *("status", "family"),
+)
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the command; nothing but a status comes out, never a traceback."""
+    try:
+        return _run(_parser().parse_args(words))
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return 4 if isinstance(error.__cause__, PermissionError) else 2
+    except ControlError as error:
+        return _refuse(str(error), error.status)
+    except KernelError as error:
+        return _refuse(str(error), 4 if error.errno in _NOT_PERMITTED else 1)
+    except SyncdError as error:
+        return _refuse(str(error), 1)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Python would complain once more when it flushes at the end.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:  # noqa: BLE001 - the edge of the program
+        return _refuse(f"unexpected error: {type(error).__name__}: {error}", 1)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    command = arguments.command
+    if command in _LATER:
+        raise ControlError(f"{command} is not in this version yet", status=2)
+    if command == "run":
+        return int(_room("syncd.daemon.service").run(arguments.config))
+    if command == "check-config":
+        return int(_room("syncd.cli.check").run(arguments))
+    if arguments.socket is None:
+        arguments.socket = _socket_path(arguments.config)
+    status = int(_room(_CLIENTS[command][1]).run(arguments))
+    sys.stdout.flush()
+    return status
+
+
+def _room(name: str) -> ModuleType:
+    # The one place where a module is loaded by name: `syncd status` has no use for
+    # asyncio, nor for msgpack and pyroute2, which only the daemon needs.
+    return importlib.import_module(name)
+
+
+def _socket_path(config: str) -> str:
+    try:
+        return str(_room("syncd.config").load(config).control.socket)
+    except ConfigError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        status = 4 if isinstance(error.__cause__, PermissionError) else 2
+        hint = "give --config FILE or --socket PATH"
+        raise ControlError(f"{error}, {hint}", status) from error
+
+
+def _refuse(problem: str, status: int) -> int:
+    print(f"syncd: {' '.join(problem.split())}", file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="syncd",
+        description="Keep the connection tracking tables of a cluster alike.",
+        allow_abbrev=False,
+    )
+    _add_common(parser, config=_DEFAULT_CONFIG, plain=None, flag=False)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    # After the command the same options: what is not given leaves the value alone.
+    absent = argparse.SUPPRESS
+    _add_common(common, config=absent, plain=absent, flag=absent)
+    texts = {
+        "run": "the daemon, in the foreground",
+        "check-config": "validate the configuration",
+        **{name: text for name, (text, _) in _CLIENTS.items()},
+        **{name: f"{text} (not in this version yet)" for name, text in _LATER.items()},
+    }
+    parsers = {
+        name: commands.add_parser(
+            name, help=text, description=text, parents=[common], allow_abbrev=False
+        )
+        for name, text in texts.items()
+    }
+    parsers["check-config"].add_argument("file", nargs="?", metavar="FILE")
+    parsers["commit"].add_argument("--peer", metavar="NODE")
+    parsers["verify"].add_argument("--peer", metavar="NODE")
+    parsers["flush"].add_argument("table", choices=("own", "peer", "kernel"))
+    parsers["resync"].add_argument("what", choices=("pull", "push", "kernel"))
+    for name in _LATER:
+        parsers[name].add_argument("rest", nargs="*", help=argparse.SUPPRESS)
+    _add_show(parsers["show"])
+    return parser
+
+
+def _add_common(
+    parser: argparse.ArgumentParser, config: str, plain: str | None, flag: str | bool
+) -> None:
+    parser.add_argument(
+        *("--config", "-c"),
+        metavar="FILE",
+        default=config,
+        help=f"configuration, default {_DEFAULT_CONFIG}",
+    )
+    parser.add_argument(
+        "--socket", metavar="PATH", default=plain, help="the daemon's control socket"
+    )
+    parser.add_argument("--json", action="store_true", default=flag, help="print JSON")
+    parser.add_argument(
+        "--timeout", metavar="S", type=_seconds, default=plain, help="wait no longer"
+    )
+    version = f"syncd {__version__} (pure Python)"
+    parser.add_argument("--version", action="version", version=version)
+
+
+def _add_show(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what", nargs="?", choices=("flows", "expectations"), default="flows"
+    )
+    parser.add_argument("--table", choices=("own", "peer", "kernel"), default="own")
+    parser.add_argument("--peer", metavar="NODE")
+    parser.add_argument(
+        "--output",
+        *("-o",),
+        metavar="FORMAT",
+        default="text",
+        help="text, extended or json; with ,id as in conntrack",
+    )
+    filters = parser.add_argument_group("filters, as of conntrack(8)")
+    for name in _FILTERS:
+        filters.add_argument(f"--{name}", metavar="VALUE")
+    for name in ("any-nat", "src-nat", "dst-nat"):
+        filters.add_argument(
+            f"--{name}", metavar="ADDRESS[:PORT]", nargs="?", const=True
+        )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 86400:
+        problem = "must be more than 0 and at most 86400 seconds"
+        raise argparse.ArgumentTypeError(problem)
+    return seconds

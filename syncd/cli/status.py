@@ -1,0 +1,146 @@
+"""`syncd status`: the daemon's status object comes in, a page for the eye goes out."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Mapping
+
+from syncd.cli import client
+from syncd.cli.verbs import counts_text
+
+Part = Mapping[str, object]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Ask, print, give the exit status."""
+    options = {"timeout": arguments.timeout}
+    answer = client.ask_once(arguments.socket, "status", options, quick=True)
+    if arguments.json:
+        print(json.dumps(answer, indent=2))
+    elif answer.get("ok") is True:
+        print("\n".join(page(answer)))
+    else:
+        print(f"syncd: {answer.get('error', 'the daemon refused')}", file=sys.stderr)
+    return client.outcome(answer)
+
+
+def page(status: Part) -> list[str]:
+    """The lines; what the object has not is shown as `?`."""
+    ready = "ready" if status.get("ready") is True else "not ready"
+    lines = [
+        f"{_of(status, 'node')}: {_of(status, 'role')}, {ready}"
+        f" (syncd {_of(status, 'version')}, up {_duration(status.get('uptime_s'))})"
+    ]
+    tables = _part(status, "tables")
+    rows = []
+    for owner in ("own", "peer"):
+        table = _part(tables, owner)
+        rows.append([owner, *_sizes(table)])
+    lines += _block("tables", rows)
+    lines += _block("peers", [_peer(peer) for peer in _parts(status, "peers")])
+    lines += _block("links", [_link(link) for link in _parts(status, "links")])
+    kernel = _part(status, "kernel")
+    lines += _block(
+        "kernel",
+        [
+            [
+                f"{_of(kernel, 'entries')} of {_of(kernel, 'limit')} entries",
+                *[
+                    f"{_of(kernel, name)} {name}"
+                    for name in ("events", "overruns", "resyncs")
+                ],
+            ]
+        ],
+    )
+    last = _part(_part(status, "commit"), "last")
+    lines += _block("commit", [[counts_text(last) or "none yet"]])
+    return lines
+
+
+def _peer(peer: Part) -> list[str]:
+    verified = "verified" if peer.get("verified") is True else "not verified"
+    return [
+        _of(peer, "node"),
+        _of(peer, "state"),
+        *_sizes(peer),
+        f"lag {_of(peer, 'lag_frames')} frames",
+        f"heard {_duration(peer.get('last_heard_s'))} ago",
+        verified,
+    ]
+
+
+def _link(link: Part) -> list[str]:
+    rejected = _part(link, "rejected_frames")
+    numbers = [number for number in rejected.values() if isinstance(number, int)]
+    return [
+        _of(link, "interface"),
+        _of(link, "type"),
+        _of(link, "state"),
+        f"sent {_size(link.get('sent_bytes'))} in {_of(link, 'sent_frames')}",
+        f"received {_size(link.get('received_bytes'))}"
+        f" in {_of(link, 'received_frames')}",
+        f"lost {_of(link, 'lost_frames')}",
+        f"rejected {sum(numbers)}",
+    ]
+
+
+def _sizes(table: Part) -> list[str]:
+    return [
+        f"{_of(table, 'flows')} flows",
+        f"{_of(table, 'expectations')} expectations",
+    ]
+
+
+def _block(title: str, rows: list[list[str]]) -> list[str]:
+    """Rows in aligned columns, the title before the first."""
+    rows = rows or [["none"]]
+    columns = max(len(row) for row in rows)
+    widths = [
+        max((len(row[column]) for row in rows if column < len(row)), default=0)
+        for column in range(columns)
+    ]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        lines.append(f"{title:<8}{'  '.join(cells)}".rstrip())
+        title = ""
+    return lines
+
+
+def _part(whole: Part, name: str) -> Part:
+    part = whole.get(name)
+    return part if isinstance(part, Mapping) else {}
+
+
+def _parts(whole: Part, name: str) -> Iterable[Part]:
+    parts = whole.get(name)
+    if not isinstance(parts, list):
+        return []
+    return [part for part in parts if isinstance(part, Mapping)]
+
+
+def _of(part: Part, name: str) -> str:
+    value = part.get(name)
+    return "?" if value is None else str(value)
+
+
+def _duration(seconds: object) -> str:
+    if not isinstance(seconds, int | float):
+        return "?"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes, hours = int(seconds // 60), int(seconds // 3600)
+    if minutes < 120:
+        return f"{minutes} min"
+    return f"{hours} h {minutes % 60} min" if hours < 48 else f"{hours // 24} days"
+
+
+def _size(size: object) -> str:
+    if not isinstance(size, int):
+        return "?"
+    amount = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024 or unit == "GiB":
+            break
+        amount /= 1024
+    return f"{size} B" if unit == "B" else f"{amount:.1f} {unit}"

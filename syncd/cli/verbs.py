@@ -1,0 +1,95 @@
+"""Commands that change something or compare: one summary line with counts comes out.
+
+The daemon's last answer goes in. With --json it is printed as it is.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from typing import Final
+
+from syncd.cli import client
+
+# Counts that an answer may have, in the order in which they are told.
+_COUNTS: Final = (
+    *("flows", "expectations", "created", "updated", "unchanged", "removed"),
+    *("deleted", "failed"),
+)
+_DONE: Final = {"commit": "committed", "stop": "stopped"}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Ask, print, give the exit status."""
+    options = {
+        name: getattr(arguments, name, None)
+        for name in ("peer", "table", "what", "timeout")
+    }
+    answer = client.ask_once(arguments.socket, arguments.command, options)
+    if arguments.command == "stop" and answer.get("ok") is True:
+        client.await_end(arguments.socket, arguments.timeout)
+    if arguments.json:
+        print(json.dumps(answer, indent=2))
+        return client.outcome(answer)
+    if answer.get("error"):
+        print(f"syncd: {answer['error']}", file=sys.stderr)
+    if answer.get("ok") is True or _counts(answer) or "peers" in answer:
+        for line in report(arguments.command, answer):
+            print(line)
+    return client.outcome(answer)
+
+
+def report(command: str, answer: Mapping[str, object]) -> list[str]:
+    """The summary line; under it what failed, by reason."""
+    lines = _verified(answer) if command == "verify" else []
+    lines = lines or [_summary(command, answer)]
+    reasons = answer.get("reasons")
+    if isinstance(reasons, Mapping):
+        lines += [f"  failed: {count} {reason}" for reason, count in reasons.items()]
+    return lines
+
+
+def counts_text(answer: Mapping[str, object]) -> str:
+    """`3 created, 0 updated, ... in 0.61 s`, of what is there."""
+    text = ", ".join(_counts(answer))
+    seconds = answer.get("seconds")
+    if isinstance(seconds, int | float):
+        text += f" in {seconds:.2f} s"
+    return text.strip()
+
+
+def _counts(answer: Mapping[str, object]) -> list[str]:
+    return [f"{answer[name]} {name}" for name in _COUNTS if name in answer]
+
+
+def _summary(command: str, answer: Mapping[str, object]) -> str:
+    subject = _DONE.get(command, command)
+    if command == "flush":
+        subject = f"flushed {answer.get('table', '')}".strip()
+    elif command == "resync":
+        subject = f"resynced {answer.get('what', '')}".strip()
+    elif command in ("promote", "demote", "fault"):
+        subject = f"role {answer.get('role', command)}"
+    counts = counts_text(answer)
+    if not counts:
+        return subject
+    return f"{subject} {counts}" if counts.startswith("in ") else f"{subject}: {counts}"
+
+
+def _verified(answer: Mapping[str, object]) -> list[str]:
+    """One line for each peer."""
+    peers = answer.get("peers")
+    if not isinstance(peers, list):
+        return []
+    lines = []
+    for peer in peers:
+        if peer.get("equal") is True:
+            lines.append(f"{peer.get('node')}: equal")
+            continue
+        more = [
+            f"{peer[name]} {name}" for name in ("different", "repaired") if name in peer
+        ]
+        if isinstance(peer.get("error"), str):
+            more.append(peer["error"])
+        lines.append(": ".join([f"{peer.get('node')}: not equal", *[", ".join(more)]]))
+    return lines or ["no peers"]
