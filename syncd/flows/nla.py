@@ -48,9 +48,10 @@ def attributes(data: bytes, start: int = 0, end: int | None = None) -> dict[int,
         raise RecordError(f"attributes end at {limit}, the data at {len(data)}")
     found = {}
     while start < limit - 3:  # as `walk`, at half the price
-        following = start + ((data[start] | data[start + 1] << 8) + 3 & ~3)
-        if following < start + 4 or following > limit:
-            raise RecordError(f"attribute at {start}: bad length")
+        length = data[start] | data[start + 1] << 8
+        following = start + (length + 3 & ~3)
+        if length < 4 or following > limit:
+            raise RecordError(f"attribute at {start}: bad length {length}")
         kind = (data[start + 2] | data[start + 3] << 8) & NLA_TYPE_MASK
         found[kind] = data[start:following]
         start = following

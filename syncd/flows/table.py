@@ -9,7 +9,7 @@ a change mark; a mark says "send whatever is there now". A key that nobody was t
 about (mark `NEW_TO_PEERS`) and that ends again leaves no trace.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from syncd.flows.record import (
     CTA_SEQ_ADJ_ORIG,
@@ -184,9 +184,13 @@ class OwnTable:
         gone = self.bodies.keys() - self.seen - touched - self.held.keys()
         for key in gone:
             self.end(key)
+        self.abort_dump()
+        return len(gone)
+
+    def abort_dump(self) -> None:
+        """No dump is going on any more."""
         self.touched = None
         self.seen = set()
-        return len(gone)
 
     def release(self) -> int:
         """Carry out the ends that were held back; return how many."""
@@ -196,10 +200,9 @@ class OwnTable:
             self.end(key)
         return len(held)
 
-    def adopt(self, records: Mapping[bytes, bytes]) -> None:
-        """Records that were just put into this kernel; their CTA_ID is not known."""
-        for key, body in records.items():
-            self.put(key, body, b"", _ANY_ATTRIBUTE)
+    def adopt(self, key: bytes, body: bytes) -> None:
+        """A record that was just put into this kernel; its CTA_ID is not known."""
+        self.put(key, body, b"", _ANY_ATTRIBUTE)
 
     def clear(self) -> int:
         """Forget all; peers are told that each one ended."""

@@ -38,7 +38,7 @@ class Digest:
         self.expectations = len(expectations)
         self.done = False
         self._records: Iterator[tuple[bytes, bytes]] = iter(
-            (dict(flows) | expectations).items()
+            {**flows, **expectations}.items()
         )
         self._sum = 0
 

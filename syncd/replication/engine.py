@@ -91,6 +91,24 @@ class ReplicationEngine:
         self.kernel_read = True
         return self.own.flows.end_dump() + self.own.expectations.end_dump()
 
+    def abort_dump(self) -> None:
+        """The dump failed: what it showed so far stays, nothing is swept."""
+        self.own.flows.abort_dump()
+        self.own.expectations.abort_dump()
+
+    def change_filter(self, record_filter: RecordFilter) -> None:
+        """Another filter from now on; the next dump makes the tables obey it."""
+        self._filter = record_filter
+        for table in (self.own.flows, self.own.expectations):
+            unwanted = [
+                key
+                for key, body in table.bodies.items()
+                if not record_filter.accepts(key, body)
+            ]
+            for key in unwanted:
+                table.end(key)
+        self.dump_wanted = True
+
     def _admitted(self, records: list[Record]) -> list[Record]:
         """Drop what the filter does not want; what it no longer wants has ended."""
         if self._filter.empty:

@@ -152,3 +152,27 @@ async def test_a_watch_tells_of_coming_changing_going_and_coming_again(
         again = await until_seen("eth0", usable=True)
         assert again is not None
         assert again.index != first.index
+
+
+@pytest.mark.asyncio
+async def test_a_watch_survives_more_news_than_its_queue_holds(
+    lab: Lab, box: str
+) -> None:
+    lab.cable(box, "eth0", lab.namespace("far"), "eth0")
+    async with aclosing(watch_interfaces(["eth0"])) as changes:
+        with inside(box):
+            name, _ = await anext(changes)
+        assert name == "eth0"
+        hosts = [f"10.{high}.{low}.1" for high in range(1, 21) for low in range(250)]
+        batch = "".join(f"address add {host}/32 dev eth0\n" for host in hosts)
+        run_in(box, "ip", "-batch", "-", stdin=batch)  # our loop stands still here
+        async with asyncio.timeout(20):
+            with inside(box):  # it may open its sockets again
+                async for _, found in changes:
+                    if found is not None and set(hosts) <= set(found.addresses):
+                        break
+        lab.link(box, "eth0", "mtu", "1300")
+        async with asyncio.timeout(20):
+            async for _, found in changes:
+                if found is not None and found.mtu == 1300:
+                    break

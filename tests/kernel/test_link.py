@@ -1,6 +1,7 @@
 """Links over real interfaces: three nodes at one bridge."""
 
 import asyncio
+import ipaddress
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,9 +10,10 @@ from dataclasses import dataclass, field
 import pytest
 from syncd.config import LinkConfig
 from syncd.link.bundle import LinkBundle
+from syncd.link.sockets import open_sender
 from syncd.link.udp import LinkState, UdpLink
 
-from tests.lab import Lab, inside
+from tests.lab import Lab, inside, run_in
 
 pytestmark = [pytest.mark.kernel, pytest.mark.asyncio]
 
@@ -326,3 +328,34 @@ async def test_a_bundle_sends_over_the_first_active_link_and_hears_all(
     lines = [record.getMessage() for record in caplog.records]
     assert lines.count("sending over eth1, no longer over eth0") == 2
     assert lines.count("no link is active: nothing can be sent") == 1
+
+
+@pytest.mark.parametrize(("rate", "all_leave"), [("200mbit", True), ("200kbit", False)])
+async def test_a_slow_interface_holds_the_sender_back_but_not_for_ever(
+    lab: Lab, rate: str, *, all_leave: bool
+) -> None:
+    async with cluster(lab, multicast("225.0.0.50", send_buffer=16 << 10)) as nodes:
+        one, two, _ = nodes
+        one.plug_in()
+        two.plug_in()
+        shape = ("tbf", "rate", rate, "burst", "20k", "limit", "8m")
+        run_in(one.namespace, "tc", "qdisc", "add", "dev", "eth0", "root", *shape)
+        sent = await one.link.send([b"x" * 1400] * 600)
+        assert one.link.sent_frames == sent
+        if all_leave:
+            assert (sent, one.link.send_errors) == (600, 0)
+            await until(lambda: len(two.heard) == 600)
+        else:
+            assert 0 < sent < 600
+            assert one.link.send_errors == 600 - sent
+
+
+async def test_a_sending_socket_hears_nothing(lab: Lab) -> None:
+    config = LinkConfig(type="unicast", local="127.0.0.1", peers=("127.0.0.2",))
+    with inside(lab.namespace("one")):
+        sender = open_sender(config, 4, ipaddress.ip_address("127.0.0.1"), 1)
+        stranger = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with sender, stranger:
+        stranger.sendto(b"x", sender.getsockname())
+        with pytest.raises(BlockingIOError):
+            sender.recv(100)

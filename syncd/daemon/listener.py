@@ -1,0 +1,149 @@
+"""Kernel to engine: events at our own pace, dumps, and the healing of losses.
+
+In: the event socket, and a socket to dump tables and look single flows up. Out: calls
+of the engine, and `after` behind each of them. The rule: never one wake-up per event.
+A lone event is taken at once; after that the socket rests for a beat, and everything
+that came meanwhile is taken in one go.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from syncd.errors import KernelError
+from syncd.flows import restore
+from syncd.kernel.events import EventSocket
+from syncd.kernel.requests import Dumped, RequestSocket
+from syncd.replication.engine import ReplicationEngine
+
+_LOG = logging.getLogger("syncd.kernel")
+_DRAIN_LIMIT = 8192  # messages of one visit, some 20 ms
+_RETRY_S = 1.0  # after a dump that failed
+
+
+class Listener:
+    """Keeps the own tables like the kernel's."""
+
+    def __init__(
+        self,
+        events: EventSocket,
+        reader: RequestSocket,
+        engine: ReplicationEngine,
+        beat_s: float,
+        after: Callable[[], None],
+    ) -> None:
+        self.resyncs = 0  # dumps that were read to their end
+        self._events = events
+        self._engine = engine
+        self._beat_s = beat_s
+        self._after = after
+        self._reader = reader
+        self._reading = asyncio.Lock()
+        self._healing: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._sequence = 0
+
+    def start(self) -> None:
+        """Begin to listen; the first visit also starts the first dump."""
+        self._loop.call_soon(self._visit)
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._healing is not None:
+            self._healing.cancel()
+        self._loop.remove_reader(self._events.fileno())
+
+    def drain(self) -> int:
+        """Take what waits now; return how many messages that were."""
+        batch = self._events.drain(_DRAIN_LIMIT)
+        if batch:
+            self._engine.kernel_events(batch, time.monotonic())
+            self._look_up()
+        lost = self._events.check_losses()
+        if lost:
+            self._engine.dump_wanted = True
+            _LOG.warning(
+                "%d kernel events were lost: reading the table anew; a larger "
+                "[kernel] receive_buffer avoids this",
+                lost,
+            )
+        self.heal()
+        return len(batch)
+
+    def heal(self) -> None:
+        """Read the kernel's tables if the engine wants that."""
+        if self._engine.dump_wanted and self._healing is None:
+            self._healing = self._loop.create_task(self._heal())
+
+    def _wake(self) -> None:
+        self._loop.remove_reader(self._events.fileno())
+        self._visit()
+
+    def _visit(self) -> None:
+        """Take what waits; sleep until the next event if that was nothing."""
+        self._timer = None
+        count = self.drain()
+        if count:
+            self._after()
+        if count == 0:
+            self._loop.add_reader(self._events.fileno(), self._wake)
+        else:
+            rest = 0.0 if count == _DRAIN_LIMIT else self._beat_s
+            self._timer = self._loop.call_later(rest, self._visit)
+
+    def _look_up(self) -> None:
+        """Ask for the flows whose events do not tell the whole state."""
+        keys = self._engine.take_lookups()
+        if not keys:
+            return
+        requests = [restore.lookup(key, index) for index, key in enumerate(keys, 1)]
+        try:
+            replies = self._reader.get(requests)
+        except KernelError as error:
+            _LOG.warning("looking up %d flows: %s", len(keys), error)
+            self._engine.dump_wanted = True
+            return
+        messages = [reply for reply in replies if reply is not None]
+        self._engine.kernel_events(messages, time.monotonic())
+        self._engine.take_lookups()  # what is still unknown has ended meanwhile
+
+    async def read_kernel(self) -> int:
+        """Dump the kernel's tables and sweep; return how many records were gone."""
+        async with self._reading:
+            engine = self._engine
+            engine.begin_dump(time.monotonic())
+            complete = False
+            try:
+                kinds: tuple[Dumped, ...] = ("flows", "expectations")
+                for kind in kinds:
+                    async for chunk in self._reader.dump(kind):
+                        engine.dump_part(chunk, time.monotonic())
+                        self._after()
+                # What happened up to now must be known before the sweep.
+                while self.drain() == _DRAIN_LIMIT:  # noqa: ASYNC110 - not a wait
+                    await asyncio.sleep(0)
+                complete = True
+            finally:
+                if not complete:
+                    engine.abort_dump()
+            gone = engine.end_dump(time.monotonic())
+            self.resyncs += 1
+            self._after()
+            return gone
+
+    async def _heal(self) -> None:
+        """Read the kernel until nothing asks for it any more."""
+        try:
+            while self._engine.dump_wanted:
+                try:
+                    await self.read_kernel()
+                except KernelError as error:
+                    self._engine.dump_wanted = True
+                    _LOG.error("reading the kernel's table: %s; trying again", error)
+                    await asyncio.sleep(_RETRY_S)
+        finally:
+            self._healing = None

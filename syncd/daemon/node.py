@@ -1,0 +1,216 @@
+"""Wiring: builds the rooms, joins their doors, starts and stops them in order.
+
+In: a `Config`. Out: a running node. The rule: this module alone knows all rooms; it
+moves bytes from one door to the next and decides nothing about them.
+
+    events -> Listener -> engine.kernel_events          kernel side
+    bundle -> engine.receive, engine.send -> bundle     peers' side
+    control -> Operations -> engine, kernel requests    commands
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from syncd.config import Config
+from syncd.daemon.control import ControlServer
+from syncd.daemon.listener import Listener
+from syncd.daemon.operations import Operations
+from syncd.daemon.report import KernelReport, LinkReport, status_object
+from syncd.flows.filter import RecordFilter
+from syncd.kernel import host
+from syncd.kernel.events import EventSocket
+from syncd.kernel.requests import RequestSocket
+from syncd.link.bundle import LinkBundle
+from syncd.link.udp import Batch
+from syncd.replication.agreement import Settings
+from syncd.replication.engine import ReplicationEngine
+
+_LOG = logging.getLogger("syncd")
+_LEVELS = {"info": logging.INFO, "warning": logging.WARNING}
+
+
+class Node:
+    """One daemon; `run` returns when it was stopped."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.started_at = time.monotonic()
+        self.stopped = asyncio.Event()
+        replication = config.replication
+        self.filter = RecordFilter(config.filter, replication.expectations)
+        self.engine = ReplicationEngine(
+            config.node.name,
+            time.time_ns(),
+            Settings(
+                hello_interval_s=replication.hello_interval_s,
+                silence_s=replication.silence_s,
+                window_frames=replication.window_frames,
+            ),
+            self.filter,
+            self.started_at,
+        )
+        self.events = EventSocket(
+            config.kernel.receive_buffer, config.kernel.reliable_events
+        )
+        self.requests = RequestSocket()
+        self.events.ignore_portids([self.requests.portid])
+        self.reader = RequestSocket()
+        self.listener = Listener(
+            self.events, self.reader, self.engine, replication.beat_s, self.pump
+        )
+        self.rejected: list[dict[str, int]] = [{} for _ in config.links]
+        self.bundle = LinkBundle(config.links, self._received)
+        self.operations = Operations(self)
+        self.control = ControlServer(
+            config.control.socket, self.operations, self._failed
+        )
+        self._failure: Exception | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._sending: asyncio.Task[None] | None = None
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Start everything, say so, wait for the end, stop everything."""
+        try:
+            host.check_rights()
+            for warning in host.prepare_events():
+                _LOG.warning(warning)
+            await self.control.start()
+            self._watcher = asyncio.create_task(self._watch())
+            self._watcher.add_done_callback(self._watch_ended)
+            self.listener.start()
+            _LOG.info("node %s is running", self.config.node.name)
+            ready()
+            await self.stopped.wait()
+        finally:
+            await self._close()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        await self.control.close()
+        for task in (self._watcher, self._sending):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        self.listener.close()
+        self.events.close()
+        self.reader.close()
+        self.requests.close()
+        self.bundle.close()
+
+    def reload(self, config: Config) -> None:
+        """Take a new configuration as far as a running node can."""
+        fixed = ("node", "control", "links", "replication", "security", "kernel")
+        changed = [
+            name
+            for name in fixed
+            if getattr(config, name) != getattr(self.config, name)
+        ]
+        if changed:
+            _LOG.warning("reload: %s: a restart is needed", ", ".join(changed))
+        self.config = replace(self.config, commit=config.commit, filter=config.filter)
+        self.filter = RecordFilter(config.filter, self.config.replication.expectations)
+        self.engine.change_filter(self.filter)
+        self.listener.heal()
+        _LOG.info("reload: [commit] and [filter] are in force")
+
+    def _failed(self, error: Exception) -> None:
+        """A lost invariant ends the process: a crashed node is replaced."""
+        self._failure = self._failure or error
+        self.stopped.set()
+
+    async def _watch(self) -> None:
+        """Tell the links what becomes of their interfaces."""
+        bundle = self.bundle
+        async with contextlib.aclosing(host.watch_interfaces(bundle.wanted)) as changes:
+            async for name, found in changes:
+                if found is None or not found.up:
+                    bundle.interface_changed(name, None, 0, ())
+                else:
+                    bundle.interface_changed(
+                        name, found.index, found.mtu, found.addresses
+                    )
+                self.engine.outbox.frame_bytes = self.bundle.frame_bytes
+                self.pump()
+
+    def _watch_ended(self, watch: asyncio.Task[None]) -> None:
+        if not watch.cancelled() and (error := watch.exception()) is not None:
+            self._failed(error if isinstance(error, Exception) else RuntimeError())
+
+    def _received(self, batch: Batch, link: int = 0) -> None:
+        now = time.monotonic()
+        for datagram, source in batch:
+            reason = self.engine.receive(datagram, source, now)
+            if reason is not None:
+                rejected = self.rejected[link]
+                rejected[reason] = rejected.get(reason, 0) + 1
+        self.pump()
+
+    def pump(self) -> None:
+        """Let leave what is due, and come back when the engine wants it."""
+        if self._sending is not None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        now = time.monotonic()
+        self.engine.tick(now)
+        datagrams = self.engine.send(now) if self.bundle.sender else []
+        for level, text in self.engine.take_messages():
+            _LOG.log(_LEVELS[level], text)
+        if datagrams:
+            self._sending = asyncio.create_task(self._send(datagrams))
+            return
+        self._rest(now)
+
+    async def _send(self, datagrams: list[bytes]) -> None:
+        try:
+            await self.bundle.send(datagrams)
+        finally:
+            self._sending = None
+        self._rest(time.monotonic())
+
+    def _rest(self, now: float) -> None:
+        deadline = self.engine.deadline()
+        if deadline is None:
+            return
+        wait_s = max(deadline - now, 0.0)
+        if not self.bundle.sender:
+            wait_s = max(wait_s, self.config.replication.hello_interval_s)
+        self._timer = asyncio.get_running_loop().call_later(wait_s, self._timed)
+
+    def _timed(self) -> None:
+        self._timer = None
+        self.pump()
+
+    def status(self) -> dict[str, object]:
+        """The status object, without the closing `ok`."""
+        kernel = KernelReport(
+            events=self.events.events,
+            overruns=self.events.overruns,
+            lost_events=self.events.lost,
+            resyncs=self.listener.resyncs,
+            entries=host.table_count(),
+            limit=host.table_limit(),
+            receive_buffer=self.events.receive_buffer,
+        )
+        links = [
+            LinkReport(link.status(), link is self.bundle.sender, self.rejected[at])
+            for at, link in enumerate(self.bundle.links)
+        ]
+        return status_object(
+            self.engine,
+            links,
+            kernel,
+            self.operations.last_commit,
+            self.started_at,
+            time.monotonic(),
+        )

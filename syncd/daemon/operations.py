@@ -1,0 +1,391 @@
+"""The commands: what each one does, when it is done, and what it answers.
+
+In: a command with checked options, from the control socket. Out: answers, the last one
+with "ok". The rule: a command answers with the outcome, never with "begun"; those that
+change something run one after the other, and each has a bound on its time.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING
+
+from syncd.daemon.commands import Answer, message_rows, table_rows
+from syncd.daemon.metrics import metrics_text
+from syncd.errors import ControlError
+from syncd.flows import restore
+from syncd.flows.batch import TimedRecord
+from syncd.flows.commit import CommitPlan, Result
+from syncd.flows.record import RecordReader
+from syncd.kernel import host
+from syncd.kernel.requests import Dumped, carry_out
+from syncd.replication.inbox import SATISFIED
+from syncd.replication.peer import Peer
+from syncd.replication.roles import PRIMARY, sources
+
+if TYPE_CHECKING:
+    from syncd.daemon.node import Node
+
+_LOG = logging.getLogger("syncd")
+_WAIT_S = 10.0  # for peers, when a command names no timeout
+_FLUSH_S = 3.0  # for the last changes to reach the peers, within demote and promote
+_LOOK_S = 0.01
+_ROWS = 256  # answers that are made before others get their turn
+_DELETE_BATCH = 512
+
+
+class Operations:
+    """Answers the control socket's commands for one node."""
+
+    def __init__(self, node: "Node") -> None:
+        self.last_commit: dict[str, object] | None = None
+        self._node = node
+        self._engine = node.engine
+        self._turn = asyncio.Lock()
+        self._commands: dict[str, Callable[[dict[str, object]], Awaitable[Answer]]] = {
+            "status": self._status,
+            "metrics": self._metrics,
+            "verify": self._verify,
+            "commit": self._commit,
+            "flush": self._flush,
+            "resync": self._resync,
+            "promote": self._promote,
+            "demote": self._demote,
+            "fault": self._fault,
+            "stop": self._stop,
+        }
+
+    async def answer(
+        self, command: str, options: dict[str, object]
+    ) -> AsyncGenerator[Answer, None]:
+        """See `commands.Commands`."""
+        if command == "show":
+            async for row in self._show(options):
+                yield row
+        else:
+            yield await self._commands[command](options)
+
+    async def _status(self, _: dict[str, object]) -> Answer:
+        return self._node.status() | {"ok": True}
+
+    async def _metrics(self, _: dict[str, object]) -> Answer:
+        return {"text": metrics_text(self._node.status()), "ok": True}
+
+    async def _stop(self, _: dict[str, object]) -> Answer:
+        asyncio.get_running_loop().call_soon(self._node.stopped.set)
+        return {"ok": True}
+
+    # Tables for the eye
+
+    async def _show(self, options: dict[str, object]) -> AsyncGenerator[Answer, None]:
+        what: Dumped = (
+            "expectations" if options.get("what") == "expectations" else "flows"
+        )
+        table = options.get("table", "own")
+        count = 0
+        if table == "kernel":
+            async for chunk in self._node.reader.dump(what):
+                for row in message_rows(chunk, options):
+                    count += 1
+                    yield row
+        else:
+            for rows in self._tables(what, table, options):
+                for row in rows:
+                    count += 1
+                    if count % _ROWS == 0:
+                        await asyncio.sleep(0)
+                    yield row
+        yield {"ok": True, "count": count}
+
+    def _tables(
+        self, what: str, table: object, options: dict[str, object]
+    ) -> Iterable[Iterable[Answer]]:
+        if table == "own":
+            own = self._engine.own
+            bodies = own.flows.bodies if what == "flows" else own.expectations.bodies
+            yield table_rows(bodies, None, options)
+            return
+        for peer in self._named_peers(options):
+            told = peer.flows if what == "flows" else peer.expectations
+            yield table_rows(told.bodies, peer.name, options)
+
+    def _named_peers(self, options: dict[str, object]) -> list[Peer]:
+        """All peers, or the one that was asked for."""
+        name = options.get("peer")
+        if name is None:
+            return list(self._engine.peers.values())
+        peer = self._engine.peers.get(str(name))
+        if peer is None:
+            known = ", ".join(self._engine.peers) or "none"
+            raise ControlError(f"no peer is called {name}; known: {known}")
+        return [peer]
+
+    # Putting state into the kernel
+
+    async def _commit(self, options: dict[str, object]) -> Answer:
+        async with self._turn:
+            peers = self._named_peers(options)
+            peers.sort(key=lambda peer: (-peer.claim, peer.name))
+            result, seconds = await self._commit_peers(peers, {})
+            return self._commit_answer(result, seconds)
+
+    async def _commit_peers(
+        self, peers: list[Peer], held_back: dict[bytes, bytes]
+    ) -> tuple[Result, float]:
+        """Commit these peers' tables, the first one's record of a key counts."""
+        began = time.monotonic()
+        records = list(self._timed_records(peers, held_back, began))
+        own = self._engine.own
+        held = {**own.flows.bodies, **own.expectations.bodies}
+        for key in held_back:
+            held.pop(key, None)  # our kernel has forgotten it
+        self._check_space(sum(key not in held for key, _, _ in records))
+        plan = CommitPlan(records, held, self._node.config.commit.timeout)
+        await carry_out(plan, self._node.requests)
+        seconds = time.monotonic() - began
+        result = plan.result
+        self.last_commit = {
+            "created": result.created,
+            "updated": result.updated,
+            "unchanged": result.unchanged,
+            "failed": result.failures,
+            "failed_by_reason": dict(result.failed),
+            "seconds": round(seconds, 6),
+        }
+        _LOG.info(
+            "commit: %d created, %d updated, %d unchanged, %d failed in %.3f s",
+            *(result.created, result.updated, result.unchanged, result.failures),
+            seconds,
+        )
+        for example in result.examples:
+            _LOG.warning("commit: %s", example)
+        self._adopt(records)
+        return result, seconds
+
+    def _timed_records(
+        self, peers: list[Peer], held_back: dict[bytes, bytes], now: float
+    ) -> Iterable[TimedRecord]:
+        taken: set[bytes] = set()
+        for peer in peers:
+            for table in (peer.flows, peer.expectations):
+                told_s = table.told_s
+                for key, body in table.bodies.items():
+                    if key not in taken:
+                        yield key, body, now - told_s[key]
+                taken.update(table.bodies)
+        for key, body in held_back.items():
+            if key not in taken:
+                yield key, body, 0.0
+
+    def _check_space(self, wanted: int) -> None:
+        limit, count = host.table_limit(), host.table_count()
+        if limit and count + wanted > limit:
+            _LOG.warning(
+                "commit: %d flows are to be created, the table has room for %d: raise "
+                "net.netfilter.nf_conntrack_max (now %d)",
+                *(wanted, max(limit - count, 0), limit),
+            )
+
+    def _adopt(self, records: list[TimedRecord]) -> None:
+        """What was committed is in this kernel; the next dump shows it as it is."""
+        flows, expectations = self._engine.own.flows, self._engine.own.expectations
+        for key, body, _ in records:
+            (expectations if restore.is_expectation(key) else flows).adopt(key, body)
+        self._engine.dump_wanted = True
+        self._node.listener.heal()
+
+    def _commit_answer(self, result: Result, seconds: float) -> Answer:
+        answer: Answer = {
+            "created": result.created,
+            "updated": result.updated,
+            "unchanged": result.unchanged,
+            "failed": result.failures,
+            "failed_by_reason": dict(result.failed),
+            "seconds": round(seconds, 6),
+            "ok": not result.failures and not result.error,
+        }
+        if result.error:
+            answer["error"] = result.error
+        elif result.failures:
+            reasons = ", ".join(f"{n} {why}" for why, n in result.failed.items())
+            answer["error"] = f"{result.failures} records failed: {reasons}"
+        return answer
+
+    # Roles
+
+    async def _promote(self, options: dict[str, object]) -> Answer:
+        async with self._turn:
+            engine = self._engine
+            peers = sources(engine.peers.values())
+            own = engine.own
+            held_back = {
+                key: table.bodies[key]
+                for table in (own.flows, own.expectations)
+                for key in table.held
+            }
+            result, seconds = await self._commit_peers(peers, held_back)
+            engine.promote(time.monotonic())
+            for peer in peers:
+                if not result.failures:
+                    peer.taken = (peer.inbox.epoch, peer.claim)
+            await self._node.listener.read_kernel()
+            pushed = await self._until(self._nothing_to_tell, options, _FLUSH_S)
+            answer = self._commit_answer(result, seconds)
+            return {"role": PRIMARY, "pushed": pushed} | answer
+
+    async def _demote(self, options: dict[str, object]) -> Answer:
+        return await self._retire(self._engine.demote, options)
+
+    async def _fault(self, options: dict[str, object]) -> Answer:
+        return await self._retire(self._engine.fault, options)
+
+    async def _retire(
+        self, change: Callable[[float], None], options: dict[str, object]
+    ) -> Answer:
+        """Ends are held back from here on; then what happened before is told."""
+        async with self._turn:
+            self._node.listener.drain()
+            change(time.monotonic())
+            pushed = await self._until(self._nothing_to_tell, options, _FLUSH_S)
+            return {"role": self._engine.roles.role, "pushed": pushed, "ok": True}
+
+    def _nothing_to_tell(self) -> bool:
+        """Have all live peers acknowledged everything?"""
+        engine = self._engine
+        return not engine.outbox.acked or not (
+            engine.outbox.unacked
+            or engine.own.flows.marks
+            or engine.own.expectations.marks
+        )
+
+    # Resync, flush, verify
+
+    async def _resync(self, options: dict[str, object]) -> Answer:
+        async with self._turn:
+            what = options["what"]
+            if what == "kernel":
+                gone = await self._node.listener.read_kernel()
+                return {"ok": True, "swept": gone, "flows": len(self._engine.own.flows)}
+            live = [peer for peer in self._engine.peers.values() if peer.live]
+            if not live:
+                raise ControlError(f"resync {what}: no live peer")
+            now = time.monotonic()
+            if what == "pull":
+                self._engine.pull(now)
+                done = await self._until(
+                    lambda: all(peer.inbox.wants == SATISFIED for peer in live), options
+                )
+            else:
+                self._engine.push(now)
+                done = await self._until(
+                    lambda: all(peer.remote_wants == SATISFIED for peer in live),
+                    options,
+                )
+            answer: Answer = {
+                "ok": done,
+                "peers": len(live),
+                "flows": sum(len(peer.flows) for peer in live)
+                if what == "pull"
+                else len(self._engine.own.flows),
+                "seconds": round(time.monotonic() - now, 6),
+            }
+            if not done:
+                answer["error"] = f"resync {what}: not complete in time"
+            return answer
+
+    async def _flush(self, options: dict[str, object]) -> Answer:
+        async with self._turn:
+            table = options["table"]
+            if table == "kernel":
+                return await self._flush_kernel()
+            if table == "own":
+                own = self._engine.own
+                count = own.flows.clear() + own.expectations.clear()
+            else:
+                count = 0
+                for peer in self._engine.peers.values():
+                    count += peer.flows.clear() + peer.expectations.clear()
+                    peer.inbound_equal = False
+            self._node.pump()
+            return {"ok": True, "flushed": count}
+
+    async def _flush_kernel(self) -> Answer:
+        """Delete from the kernel what the filter admits."""
+        reader = RecordReader()
+        accepts = self._node.filter.accepts
+        count = 0
+        kinds: tuple[Dumped, ...] = ("expectations", "flows")
+        for what in kinds:
+            keys = [
+                record[1]
+                async for chunk in self._node.reader.dump(what)
+                for record in reader.read(chunk)
+                if accepts(record[1], record[2])
+            ]
+            for at in range(0, len(keys), _DELETE_BATCH):
+                batch = [
+                    restore.delete(key, number)
+                    for number, key in enumerate(keys[at : at + _DELETE_BATCH], 1)
+                ]
+                count += len(batch) - len(self._node.requests.send(batch))
+                await asyncio.sleep(0)
+        await self._node.listener.read_kernel()
+        return {"ok": True, "flushed": count}
+
+    async def _verify(self, options: dict[str, object]) -> Answer:
+        engine = self._engine
+        peers = [peer for peer in self._named_peers(options) if peer.live]
+        if not peers:
+            raise ControlError("verify: no live peer to compare with")
+        asked = time.monotonic()
+        repaired = {peer.name: peer.repaired for peer in peers}
+        different: set[str] = set()
+
+        def judged() -> bool:
+            for peer in peers:
+                if peer.inbound_at >= asked and not peer.inbound_equal:
+                    different.add(peer.name)
+                if peer.outbound_at >= asked and not peer.outbound_equal:
+                    different.add(peer.name)
+            return all(
+                peer.inbound_at >= asked and peer.outbound_at >= asked for peer in peers
+            )
+
+        engine.verify(asked)
+        self._node.pump()
+        compared = await self._until(judged, options)
+        if different:
+            await self._until(lambda: all(peer.verified for peer in peers), options)
+        rows = [
+            {
+                "node": peer.name,
+                "equal": peer.name not in different,
+                "verified": peer.verified,
+                "repaired": peer.repaired - repaired[peer.name],
+            }
+            for peer in peers
+        ]
+        answer: Answer = {"ok": compared and not different, "peers": rows}
+        if different:
+            answer["error"] = "different: " + ", ".join(sorted(different))
+        elif not compared:
+            answer["error"] = "verify: no moment without missing frames in time"
+        return answer
+
+    async def _until(
+        self,
+        condition: Callable[[], bool],
+        options: dict[str, object],
+        default_s: float = _WAIT_S,
+    ) -> bool:
+        """Wait for the condition, within the command's timeout; did it come true?"""
+        timeout = options.get("timeout")
+        wait_s = float(timeout) if isinstance(timeout, int | float) else default_s
+        end = time.monotonic() + wait_s
+        self._node.pump()
+        while not condition():
+            if time.monotonic() >= end:
+                return False
+            await asyncio.sleep(_LOOK_S)
+        return True

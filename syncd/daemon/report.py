@@ -1,0 +1,134 @@
+"""What `syncd status` says: the object of docs/operation.md, nothing estimated.
+
+In: the engine, the links, the kernel's counters. Out: one JSON object.
+"""
+
+from dataclasses import dataclass, field
+
+from syncd import __version__
+from syncd.link.udp import LinkStatus
+from syncd.replication.engine import ReplicationEngine
+from syncd.replication.peer import Peer
+
+REASONS = ("auth", "replay", "malformed", "version")
+
+
+@dataclass(slots=True)
+class KernelReport:
+    """What the daemon knows about its kernel when status is asked."""
+
+    events: int = 0
+    overruns: int = 0
+    lost_events: int = 0
+    resyncs: int = 0
+    entries: int = 0
+    limit: int = 0
+    receive_buffer: int = 0
+
+
+@dataclass(slots=True)
+class LinkReport:
+    """One link's own status, and what the engine refused of what it delivered."""
+
+    status: LinkStatus
+    in_use: bool
+    rejected: dict[str, int] = field(default_factory=dict)
+
+
+def status_object(
+    engine: ReplicationEngine,
+    links: list[LinkReport],
+    kernel: KernelReport,
+    last_commit: dict[str, object] | None,
+    started_at: float,
+    now: float,
+) -> dict[str, object]:
+    """The whole status object of interface.md, and what we add to it."""
+    peers = list(engine.peers.values())
+    lost = sum(peer.inbox.lost_frames for peer in peers)
+    return {
+        "node": engine.node,
+        "version": __version__,
+        "epoch": f"{engine.epoch:x}",
+        "uptime_s": round(now - started_at, 3),
+        "role": engine.roles.role,
+        "claim": engine.roles.claim,
+        "owner": engine.roles.owner(peers),
+        "ready": engine.ready,
+        "tables": {
+            "own": {
+                "flows": len(engine.own.flows),
+                "expectations": len(engine.own.expectations),
+                "held_ends": len(engine.own.flows.held)
+                + len(engine.own.expectations.held),
+                "marked": len(engine.own.flows.marks)
+                + len(engine.own.expectations.marks),
+                "filtered": engine.own.ignored,
+            },
+            "peer": {
+                "flows": sum(len(peer.flows) for peer in peers),
+                "expectations": sum(len(peer.expectations) for peer in peers),
+            },
+        },
+        "peers": [_peer(engine, peer, now) for peer in peers],
+        "links": [_link(link, lost if link.in_use else 0) for link in links],
+        "kernel": {
+            "events": kernel.events,
+            "overruns": kernel.overruns,
+            "lost_events": kernel.lost_events,
+            "resyncs": kernel.resyncs,
+            "entries": kernel.entries,
+            "limit": kernel.limit,
+            "receive_buffer": kernel.receive_buffer,
+            "malformed": engine.reader.malformed,
+            "echoes": engine.reader.echoes,
+        },
+        "commit": {"last": last_commit},
+    }
+
+
+def _peer(engine: ReplicationEngine, peer: Peer, now: float) -> dict[str, object]:
+    outbox = engine.outbox
+    acked = outbox.acked.get(peer.name)
+    lag = 0 if acked is None else sum(number > acked for number in outbox.unacked)
+    return {
+        "node": peer.name,
+        "state": peer.state.value,
+        "flows": len(peer.flows),
+        "expectations": len(peer.expectations),
+        "lag_frames": lag,
+        "last_heard_s": round(max(now - peer.heard_at, 0.0), 3),
+        "verified": peer.verified,
+        "role": peer.role,
+        "claim": peer.claim,
+        "owner": peer.owner,
+        "epoch": f"{peer.inbox.epoch:x}",
+        "source": peer.source,
+        "lost_frames": peer.inbox.lost_frames,
+        "late_frames": peer.inbox.late_frames,
+        "repaired": peer.repaired,
+    }
+
+
+def _link(link: LinkReport, lost_frames: int) -> dict[str, object]:
+    status = link.status
+    rejected = dict.fromkeys(REASONS, 0) | link.rejected
+    rejected["source"] = status.rejected_frames
+    state = str(status.state)
+    return {
+        "interface": status.interface,
+        "type": status.type,
+        "state": "standby" if state == "active" and not link.in_use else state,
+        "reason": status.reason,
+        "sent_bytes": status.sent_bytes,
+        "sent_frames": status.sent_frames,
+        "send_errors": status.send_errors,
+        "received_bytes": status.received_bytes,
+        "received_frames": status.received_frames,
+        "lost_frames": lost_frames,
+        "rejected_frames": rejected,
+        "kernel_drops": status.kernel_drops,
+        "frame_bytes": status.frame_bytes,
+        "receive_buffer": status.receive_buffer,
+        "send_buffer": status.send_buffer,
+    }
