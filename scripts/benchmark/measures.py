@@ -1,0 +1,200 @@
+"""What is measured: each function takes a running pair through one trial.
+
+Out come figures, name -> value. Events are counted by the load, CPU by the scheduler,
+bytes by the sync link's own counters, so nothing that is compared reports on itself.
+"""
+
+import signal
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmark import counters
+from benchmark.daemons import Daemon, Pair
+from benchmark.load import Cycle, Load
+from benchmark.sniffer import Sniffer, match
+from benchmark.world import SYNC, World
+
+Figures = dict[str, float]
+
+_FILL_RATE = 60_000.0  # events a second while a table is filled: both follow easily
+_PROBE_EVERY_S = 0.02
+_RATE_STEP = 50_000
+_RATE_LIMIT = 500_000
+_RATE_LEAST_S = 5.0  # longer than any buffer can hide an overload
+_SETTLE_S = 60.0
+
+
+@dataclass(slots=True)
+class Trial:
+    """What all measures need."""
+
+    world: World
+    load: Load
+    directory: Path
+    seconds: float  # of steady load
+    life_s: float
+    flows: int
+    rates: tuple[int, ...]
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, words: str) -> None:
+        if words not in self.notes:
+            self.notes.append(words)
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    active_ns: int
+    standby_ns: int
+    wire: counters.Wire
+
+
+def _moment(pair: Pair) -> _Moment:
+    wire = counters.wire(pair.active.pid, SYNC)
+    return _Moment(pair.active.cpu_ns(), pair.standby.cpu_ns(), wire)
+
+
+def thousands(rate: float) -> str:
+    """A rate as people say it."""
+    return f"{rate / 1000:g} k/s"
+
+
+def measure_cpu(trial: Trial, pair: Pair) -> Figures:
+    """CPU and link bytes per event at each rate, between the marks of steady load."""
+    figures: Figures = {}
+    for rate in trial.rates:
+        lost = pair.lost()
+        cycle, begin, end = _steady(trial, pair, rate)
+        at = thousands(rate)
+        for name, spent in (
+            ("CPU active", (end.active_ns - begin.active_ns) / 1000),
+            ("CPU standby", (end.standby_ns - begin.standby_ns) / 1000),
+            ("link payload", end.wire.payload_since(begin.wire)),
+            ("link sent", end.wire.sent_bytes - begin.wire.sent_bytes),
+            ("link back", end.wire.received_bytes - begin.wire.received_bytes),
+        ):
+            figures[f"{name} {at}"] = spent / cycle.steady_events
+        if cycle.steady_events < 0.98 * rate * cycle.steady_s:
+            trial.note(f"the load fell behind at {at}")
+        _settle(trial, pair)
+        if pair.lost() > lost:
+            trial.note(f"{pair.active.kind} lost events at {at}")
+    return figures
+
+
+def _steady(trial: Trial, pair: Pair, rate: float) -> tuple[Cycle, _Moment, _Moment]:
+    moments: list[_Moment] = []
+    cycle = trial.load.cycle(
+        rate, trial.seconds, trial.life_s, lambda: moments.append(_moment(pair))
+    )
+    begin, end = moments
+    return cycle, begin, end
+
+
+def _settle(trial: Trial, pair: Pair) -> None:
+    """Nothing is alive any more: so it must be on the standby, too."""
+    try:
+        pair.await_standby(0, _SETTLE_S)
+    except TimeoutError as error:
+        trial.note(str(error))
+        pair.stop()
+        pair.start()
+
+
+def measure_latency(trial: Trial, pair: Pair) -> Figures:
+    """From a packet to its change on the sync link, and to the standby's daemon."""
+    figures: Figures = {}
+    for name, rate in (("idle", 0), ("10 k/s", 10_000), ("50 k/s", 50_000)):
+        file = trial.directory / "capture"
+        sniffer = Sniffer(trial.world, SYNC, file)
+        try:
+            cycle = trial.load.cycle(
+                rate, trial.seconds, trial.life_s, lambda: None, _PROBE_EVERY_S
+            )
+        finally:
+            sniffer.stop()
+        _settle(trial, pair)
+        on_link, at_standby = match(sniffer, cycle.probes, pair.active.opened)
+        file.unlink()
+        if missing := len(cycle.probes) - len(on_link):
+            trial.note(f"{pair.active.kind}, {name}: {missing} probes never came")
+        _quantiles(figures, f"latency link {name}", on_link)
+        _quantiles(figures, f"latency standby {name}", at_standby)
+    return figures
+
+
+def _quantiles(figures: Figures, name: str, values: list[float]) -> None:
+    if len(values) < 2:
+        return
+    figures[f"{name} p50"] = statistics.median(values)
+    figures[f"{name} p99"] = statistics.quantiles(values, n=100, method="inclusive")[98]
+
+
+def measure_rate(trial: Trial, pair: Pair) -> Figures:
+    """The highest rate of the load at which nothing was lost."""
+    best = 0
+    for rate in range(_RATE_STEP, _RATE_LIMIT + 1, _RATE_STEP):
+        lost = pair.lost()
+        seconds = max(trial.seconds, _RATE_LEAST_S)
+        cycle = trial.load.cycle(rate, seconds, trial.life_s, lambda: None)
+        if cycle.late_s > trial.life_s / 12:
+            trial.note(f"the load cannot do {thousands(rate)} evenly on this machine")
+            break
+        try:
+            pair.await_standby(0, 10.0)
+        except TimeoutError:
+            break
+        if pair.lost() > lost:
+            break
+        best = rate
+    return {"loss-free rate": best}
+
+
+def measure_table(trial: Trial, pair: Pair, wanted: frozenset[str]) -> Figures:
+    """Fill a fresh pair's tables, then what is wanted of: memory, resync, commit."""
+    figures: Figures = {}
+    daemons = {"active": pair.active, "standby": pair.standby}
+    before = {name: _resident(daemon) for name, daemon in daemons.items()}
+    trial.load.establish(trial.flows, _FILL_RATE)
+    pair.await_standby(trial.flows)
+    if "memory" in wanted:
+        for name, daemon in daemons.items():
+            grown = _resident(daemon) - before[name]
+            figures[f"memory {name}"] = grown / trial.flows
+    if "resync" in wanted:
+        pair.standby.flush_peer()
+        figures["resync asked"] = _timed(trial, pair, pair.standby.pull)
+        figures["resync restart"] = _timed(trial, pair, lambda: _restart(pair.standby))
+    if "commit" in wanted:
+        for name in ("empty", "existing"):
+            commit = pair.standby.commit()
+            figures[f"commit {name}"] = commit.wall_s
+            figures[f"commit {name}, own clock"] = commit.reported_s
+            present = trial.world.flows(trial.world.fw2)
+            if present != trial.flows:
+                trial.note(
+                    f"{pair.active.kind}: commit ({name}) left {present} flows "
+                    f"in the kernel, not {trial.flows}"
+                )
+    return figures
+
+
+def _resident(daemon: Daemon) -> int:
+    return counters.resident_bytes(daemon.pid)
+
+
+def _timed(trial: Trial, pair: Pair, order: Callable[[], None]) -> float:
+    """Seconds from the order until the standby has all."""
+    begin = time.monotonic()
+    order()
+    pair.await_standby(trial.flows)
+    return time.monotonic() - begin
+
+
+def _restart(daemon: Daemon) -> None:
+    daemon.stop(signal.SIGKILL)
+    daemon.start()
+    daemon.rejoin()
