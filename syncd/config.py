@@ -182,8 +182,9 @@ def load(path: str) -> Config:
     return parse(text, path)
 
 
-def parse(text: str, file: str) -> Config:
+def parse(text: str, file: str, host: str | None = None) -> Config:
     """Check TOML text; `file` is the name that problems begin with."""
+    host = platform.node() if host is None else host
     try:
         data: dict[str, object] = tomllib.loads(text)
     except ValueError as error:  # also an integer too long for int()
@@ -193,7 +194,7 @@ def parse(text: str, file: str) -> Config:
     problems: list[str] = []
     root = Section(data, "", problems)
     config = Config(
-        node=_node(root.section("node")),
+        node=_node(root.section("node"), host),
         control=_control(root.section("control")),
         links=_links(root),
         replication=_replication(root.section("replication")),
@@ -208,9 +209,8 @@ def parse(text: str, file: str) -> Config:
     return config
 
 
-def _node(section: Section) -> NodeConfig:
+def _node(section: Section, host: str) -> NodeConfig:
     rule = "1 to 64 printable characters without spaces"
-    host = platform.node()
     if "name" not in section and not _is_name(host):
         section.refuse("name", f"must be given: the host name is not {rule}")
     name = section.text("name", host, rule, _is_name)

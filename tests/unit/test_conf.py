@@ -1,0 +1,38 @@
+"""Every file in `conf/` is loaded, and so is every key that it shows in a comment."""
+
+import re
+from pathlib import Path
+
+import pytest
+from syncd.config import Config, load, parse
+
+CONF = Path(__file__).parents[2] / "conf"
+FILES = sorted(CONF.glob("*.toml"))
+
+
+def test_there_is_an_example() -> None:
+    assert CONF / "syncd.toml" in FILES
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_the_file_is_accepted(file: Path) -> None:
+    assert load(str(file)).links
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_the_keys_in_comments_are_accepted_too(file: Path) -> None:
+    text = file.read_text()
+    uncommented = re.sub(r"(?m)^# (?=[a-z_]+ = )", "", text)
+    assert uncommented != text
+    assert parse(uncommented, file.name).links == load(str(file)).links
+
+
+def test_the_comments_of_the_example_show_the_defaults() -> None:
+    text = (CONF / "syncd.toml").read_text()
+    shown = parse(re.sub(r"(?m)^# (?=[a-z_]+ = )", "", text), "conf")
+    default = Config(node=shown.node, links=shown.links)
+    assert shown.control == default.control
+    assert shown.replication == default.replication
+    assert shown.security == default.security
+    assert shown.kernel == default.kernel
+    assert shown.commit == default.commit

@@ -1,0 +1,270 @@
+"""TOML text goes in; a `Config` or every problem, by file and key, comes out."""
+
+import ipaddress
+from pathlib import Path
+
+import pytest
+from syncd import config
+from syncd.config import Choice, Config, LinkConfig, load, parse
+from syncd.errors import ConfigError
+
+LEAST = """
+[node]
+name = "fw1"
+[[link]]
+interface = "eth2"
+group = "225.0.0.50"
+[security]
+mode = "off"
+"""
+UNICAST = """
+[node]
+name = "fw1"
+[security]
+mode = "off"
+[[link]]
+type = "unicast"
+"""
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "f.toml")
+    assert all("\n" not in problem for problem in caught.value.problems)
+    return caught.value.problems
+
+
+def only_problem(text: str) -> str:
+    found = problems(text)
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_the_shortest_file_has_a_link_and_says_how_it_is_protected() -> None:
+    read = parse(LEAST, "f.toml")
+    assert read == Config(
+        node=config.NodeConfig("fw1"),
+        links=(LinkConfig(interface="eth2", group="225.0.0.50"),),
+    )
+    assert read.kernel.receive_buffer == 16 * 1024 * 1024
+    assert read.links[0].port == 3780
+    assert read.commit.timeout is None
+    assert read.control.socket == "/run/syncd/syncd.sock"
+
+
+def test_the_name_is_the_host_name_by_default() -> None:
+    text = LEAST.replace('name = "fw1"', "")
+    assert parse(text, "f", host="gate-7").node.name == "gate-7"
+    with pytest.raises(ConfigError, match=r"^f:node.name: must be given"):
+        parse(text, "f", host="")
+
+
+def test_all_problems_are_told_at_once() -> None:
+    found = problems(
+        """
+        [node]
+        name = "a b"
+        [[link]]
+        type = "unicast"
+        local = "10.0.0.1"
+        peers = ["10.0.0.1", "x"]
+        port = 0
+        [kernel]
+        receive_buffer = "1 KiB"
+        [commit]
+        timeout = 0
+        """
+    )
+    assert [problem.split(": ")[0] for problem in found] == [
+        "f.toml:node.name",
+        "f.toml:link[1].peers",
+        "f.toml:link[1].peers",
+        "f.toml:link[1].port",
+        "f.toml:security.mode",
+        "f.toml:kernel.receive_buffer",
+        "f.toml:commit.timeout",
+    ]
+
+
+def test_an_unknown_key_gets_a_hint_when_one_is_near() -> None:
+    problem = only_problem(LEAST + "[kernel]\nrecieve_buffer = 1\n")
+    assert problem.startswith("f.toml:kernel.recieve_buffer: is not known")
+    assert 'did you mean "receive_buffer"?' in problem
+    assert "allowed: receive_buffer, reliable_events" in problem
+    assert "mean" not in only_problem(LEAST + "[zzz]\n")
+    assert 'mean "link"' in problems(LEAST.replace("[[link]]", "[[lnik]]"))[-1]
+
+
+def test_a_syntax_error_names_the_line() -> None:
+    assert only_problem(LEAST + "x = = 3").startswith("f.toml:9: is not TOML: ")
+    assert only_problem("a = 1\nb = [").startswith("f.toml:2: is not TOML: ")
+    assert only_problem("x = " + "[" * 5000).startswith("f.toml")
+    assert only_problem("x = " + "9" * 5000).startswith("f.toml")
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "words"),
+    [
+        ("replication", "mode", '"refresh"', "not in this version"),
+        ("replication", "mode", '"best-effort"', "not in this version"),
+        ("replication", "mode", '"fast"', 'must be "reliable"'),
+        ("replication", "standby", '"kernel"', "not in this version"),
+        ("replication", "expectations", '"ftp"', "true, false or a list"),
+        ("replication", "expectations", '["a-name-that-is-too-long"]', "names of"),
+        ("replication", "hello_interval_s", "0", "0.05"),
+        ("replication", "silence_s", "0.6", "twice hello_interval_s"),
+        ("replication", "window_frames", "2", "from 4"),
+        ("replication", "window_frames", "true", "from 4"),
+        ("control", "socket", '"relative"', "absolute path"),
+        ("control", "socket", f'"/{"x" * 107}"', "at most 107 bytes"),
+        ("kernel", "receive_buffer", '"16 MB"', '"16 MiB"'),
+        ("kernel", "receive_buffer", "true", '"16 MiB"'),
+        ("kernel", "receive_buffer", '"2000 GiB"', '"1 GiB"'),
+        ("kernel", "reliable_events", "1", "true or false"),
+        ("commit", "timeout", '"soon"', '"estimate" or whole seconds'),
+        ("commit", "timeout", "-1", '"estimate" or whole seconds'),
+        ("filter", "protocols", '{ accept = ["foo"] }', "names such as tcp"),
+        ("filter", "protocols", "{ accept = [256] }", "names such as tcp"),
+        ("filter", "protocols", "{ accept = [] }", "must be a list"),
+        ("filter", "protocols", "{}", "accept = [...]"),
+        ("filter", "protocols", '["tcp"]', "must be a table"),
+        ("filter", "addresses", '{ ignore = ["10.0.0.1/8"] }', "10.0.0.0/8"),
+        ("filter", "tcp_states", '{ accept = ["OPEN"] }', "ESTABLISHED"),
+        ("filter", "tcp_states", '{ acept = ["CLOSE"], ignore = ["CLOSE"] }', "mean"),
+    ],
+)
+def test_a_bad_value_is_refused_with_what_is_allowed(
+    section: str, key: str, value: str, words: str
+) -> None:
+    found = problems(f"{LEAST}[{section}]\n{key} = {value}\n")
+    assert found[0].startswith(f"f.toml:{section}.{key}")
+    assert words in found[0]
+
+
+@pytest.mark.parametrize("mode", ["enforce", "permissive"])
+def test_security_that_is_not_there_yet_is_refused(mode: str) -> None:
+    problem = only_problem(LEAST.replace('"off"', f'"{mode}"'))
+    assert problem.startswith("f.toml:security.mode")
+    assert problem.endswith('not in this version yet, write "off"')
+
+
+def test_that_frames_are_not_protected_must_be_said() -> None:
+    problem = only_problem(LEAST.replace('mode = "off"', ""))
+    assert problem.startswith('f.toml:security.mode: must be given as "off"')
+
+
+def test_sizes_are_bytes_or_have_a_unit() -> None:
+    for text, size in (('"64 KiB"', 65536), ('"1MiB"', 1 << 20), ("20000", 20000)):
+        read = parse(f"{LEAST}[kernel]\nreceive_buffer = {text}\n", "f")
+        assert read.kernel.receive_buffer == size
+
+
+def test_a_filter_holds_numbers_and_networks() -> None:
+    read = parse(
+        LEAST
+        + """
+        [filter]
+        protocols = { accept = ["tcp", 17, "ICMPv6", "gre"] }
+        addresses = { ignore = ["127.0.0.0/8", "fd00::/8", "10.0.0.1"] }
+        tcp_states = { accept = ["ESTABLISHED", "CLOSED", "LISTEN"] }
+        """,
+        "f",
+    ).filter
+    assert read.protocols == Choice(accept=(6, 17, 58, 47))
+    assert read.addresses == Choice(
+        ignore=tuple(
+            ipaddress.ip_network(text)
+            for text in ("127.0.0.0/8", "fd00::/8", "10.0.0.1/32")
+        )
+    )
+    assert read.tcp_states == Choice(accept=(3, 8, 9))
+
+
+def test_the_same_thing_twice_in_a_list_is_refused() -> None:
+    text = LEAST + '[filter]\nprotocols = { accept = ["tcp", 6] }\n'
+    assert "6 is there twice" in only_problem(text)
+
+
+def test_expectations_are_all_none_or_those_of_some_names() -> None:
+    for text, value in (("true", True), ("false", False), ('["ftp"]', ("ftp",))):
+        read = parse(f"{LEAST}[replication]\nexpectations = {text}\n", "f")
+        assert read.replication.expectations == value
+
+
+def test_a_link_is_needed() -> None:
+    text = '[node]\nname = "a"\n[security]\nmode = "off"\n'
+    assert only_problem(text) == "f.toml:link: at least one [[link]] must be given"
+    assert "write [[link]]" in only_problem(LEAST.replace("[[link]]", "[link]"))
+
+
+def test_a_tcp_link_is_refused_clearly() -> None:
+    text = LEAST + '[[link]]\ntype = "tcp"\nlocal = "10.0.0.1"\npeers = ["10.0.0.2"]\n'
+    problem = only_problem(text)
+    assert problem.startswith('f.toml:link[2].type: "tcp" is not in this version yet')
+    assert 'write "multicast" or "unicast"' in problem
+
+
+@pytest.mark.parametrize("group", ["225.0.0.50", "ff02::5c"])
+def test_a_multicast_group_is_of_either_family(group: str) -> None:
+    assert parse(LEAST.replace("225.0.0.50", group), "f").links[0].group == group
+
+
+@pytest.mark.parametrize("group", ["10.0.0.1", "fe80::1", "x", "ff02::5c%eth2", ""])
+def test_what_is_no_multicast_group_is_refused(group: str) -> None:
+    problem = only_problem(LEAST.replace("225.0.0.50", group))
+    assert problem.startswith("f.toml:link[1].group: is ")
+
+
+def test_a_multicast_link_needs_interface_and_group() -> None:
+    found = problems(LEAST.replace("interface", "local").replace("group", "peers"))
+    keys = {problem.split(": ")[0].split("].")[1] for problem in found}
+    assert keys == {"interface", "group", "local", "peers"}
+
+
+def test_a_unicast_link_has_its_own_end_and_the_others() -> None:
+    text = UNICAST + 'local = "10.0.0.1"\npeers = ["10.0.0.2", "fd00:0::3"]\n'
+    link = parse(text, "f").links[0]
+    assert (link.local, link.peers) == ("10.0.0.1", ("10.0.0.2", "fd00::3"))
+    text = UNICAST + 'interface = "eth1"\npeers = ["fe80::2"]\n'
+    assert parse(text, "f").links[0].interface == "eth1"
+
+
+@pytest.mark.parametrize(
+    ("lines", "key"),
+    [
+        ('peers = ["10.0.0.2"]', "local"),
+        ('local = "10.0.0.1"', "peers"),
+        ('local = "225.0.0.1"\npeers = ["10.0.0.2"]', "local"),
+        ('local = "10.0.0.1"\npeers = ["10.0.0.1"]', "peers"),
+        ('local = "10.0.0.1"\npeers = ["10.0.0.2", "10.0.0.2"]', "peers"),
+        ('local = "10.0.0.1"\npeers = ["0.0.0.0"]', "peers"),
+        ('local = "fd00::1"\npeers = ["fe80::2"]', "peers"),
+        ('local = "10.0.0.1"\npeers = ["10.0.0.2"]\ngroup = "225.0.0.1"', "group"),
+        ('interface = "a/b"\npeers = ["10.0.0.2"]', "interface"),
+        ('interface = "longer-than-fifteen"\npeers = ["10.0.0.2"]', "interface"),
+    ],
+)
+def test_a_unicast_link_that_cannot_work_is_refused(lines: str, key: str) -> None:
+    assert only_problem(UNICAST + lines).startswith(f"f.toml:link[1].{key}: ")
+
+
+def test_the_same_link_twice_is_refused() -> None:
+    again = '[[link]]\ninterface = "eth2"\ngroup = "225.0.0.50"\n'
+    assert only_problem(LEAST + again) == "f.toml:link[2]: is the same as link[1]"
+    other = again.replace("eth2", "eth3")
+    assert len(parse(LEAST + other, "f").links) == 2
+
+
+def test_a_file_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.toml", tmp_path):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            load(str(path))
+    file = tmp_path / "syncd.toml"
+    file.write_bytes(b"\n\n# \xff")
+    with pytest.raises(ConfigError, match="toml:3: is not UTF-8"):
+        load(str(file))
+    file.write_bytes(b"#" * (1 << 20) + b"#")
+    with pytest.raises(ConfigError, match="larger than 1 MiB"):
+        load(str(file))
+    file.write_text(LEAST)
+    assert load(str(file)).node.name == "fw1"
