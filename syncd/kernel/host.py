@@ -162,7 +162,7 @@ async def watch_interfaces(
                             yield name, found
                     await _news(news, known)
         except (OSError, NetlinkError) as error:  # an overrun: look at all anew
-            _LOG.warning("interfaces: %s, looking again", error)
+            _LOG.warning("interfaces: %s, looking again", _reason(error))
             await asyncio.sleep(_RESTART_S)
 
 
@@ -204,6 +204,12 @@ def _ask_ctnetlink() -> None:
     else:
         reason = os.strerror(number)
     raise KernelError(f"kernel tables: {reason}", errno=number, request="statistics")
+
+
+def _reason(error: OSError | NetlinkError) -> str:
+    """pyroute2 leaves the text out."""
+    number = error.args[0] if error.args else 0
+    return os.strerror(number) if isinstance(number, int) and number else str(error)
 
 
 async def _look(routes: AsyncIPRoute, wanted: str) -> Interface | None:
