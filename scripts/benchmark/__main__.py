@@ -22,7 +22,8 @@ KINDS: dict[str, type[Daemon]] = {kind.kind: kind for kind in (Conntrackd, Syncd
 
 def main() -> int:
     options = _options()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     if os.geteuid():
         print("scripts/bench: must be root, it makes namespaces", file=sys.stderr)
         return 4
@@ -57,6 +58,13 @@ def main() -> int:
     )
     print(path)
     return status
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    """Once: what is cleaned up after it is not to be interrupted again."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _options() -> argparse.Namespace:
