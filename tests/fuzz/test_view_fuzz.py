@@ -1,0 +1,68 @@
+"""Any bytes are described and printed, or give RecordError, nothing else."""
+
+import json
+import random
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+from syncd.errors import ControlError, RecordError
+from syncd.flows import view
+
+DATA = Path(__file__).parents[1] / "data" / "ctnetlink"
+MESSAGES = tuple(
+    bytes.fromhex(json.loads(text)["hex"])
+    for name in ("kitchen_sink_ftp4", "tcp6_close", "sctp4", "sip4_register_invite")
+    for text in (DATA / f"{name}.jsonl").read_text().splitlines()
+)
+
+
+def check(key: bytes, body: bytes) -> None:
+    try:
+        description = view.describe(key, body)
+    except RecordError:
+        return
+    json.dumps(description)
+    assert view.line(description, extended=True, ident=True, now_s=0).isprintable()
+
+
+def check_message(message: bytes) -> None:
+    try:
+        description = view.describe_message(message)
+    except RecordError:
+        return
+    json.dumps(description)
+    assert view.line(description, extended=True, ident=True, now_s=0).isprintable()
+
+
+@given(st.binary(max_size=120), st.binary(max_size=200))
+def test_any_key_and_body(key: bytes, body: bytes) -> None:
+    check(key, body)
+    check(b"\x02\0\0\0" + key, body)
+
+
+@given(st.integers(0, 2**32))
+def test_recorded_messages_with_changed_bytes(seed: int) -> None:
+    chance = random.Random(seed)
+    message = bytearray(chance.choice(MESSAGES))
+    for _ in range(chance.choice((1, 1, 2, 8))):
+        message[chance.randrange(len(message))] = chance.choice((0, 1, 4, 5, 8, 255))
+    check_message(bytes(message[: chance.choice((len(message), 100))]))
+
+
+VALUES = st.one_of(
+    *(st.text(max_size=12), st.integers(), st.booleans()),
+    st.text("0123456789abcdef:./,xX-[]", max_size=12),
+)
+
+
+@given(st.dictionaries(st.sampled_from(tuple(view.FILTERS)), VALUES, max_size=5))
+def test_any_filters_are_applied_or_refused(options: dict[str, object]) -> None:
+    try:
+        filters = view.read_filters(options)
+    except ControlError:
+        return
+    if filters is None:
+        return
+    for message in MESSAGES[::7]:
+        assert view.matches(view.describe_message(message), filters) in (True, False)
