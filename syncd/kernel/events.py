@@ -38,7 +38,9 @@ _SO_RCVBUFFORCE = 33
 _SO_MEMINFO = 55
 _MEMINFO = struct.Struct("=9I")  # [0] bytes queued, [8] messages dropped
 
-_MESSAGE_BYTES = 8192  # the largest seen has 380; what fills the buffer was cut
+# The largest message seen has 380 bytes, nothing gets near this and is cut; from 0.5 to
+# 64 KiB the size makes no difference in time.
+_MESSAGE_BYTES = 32768
 _BUFFER_LIMIT = (1 << 30) - 1  # the kernel doubles it and keeps it in an int
 _PORTID_LIMIT = 250  # a jump of classic BPF is 8 bits wide
 
@@ -101,10 +103,6 @@ class EventSocket:
             if error.errno != errno.ENOBUFS:
                 raise _refusal(error) from error
             self._refused += 1  # no memory for a message; what is queued stays
-        if batch and max(map(len, batch)) == _MESSAGE_BYTES:
-            whole = [message for message in batch if len(message) < _MESSAGE_BYTES]
-            self._refused += len(batch) - len(whole)
-            batch = whole
         self.events += len(batch)
         return batch
 

@@ -375,19 +375,10 @@ class _Outlet:
         self.buffer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2
         self._socket = sock
         self._stream: DatagramServer | None = None
-        self._closed = False
 
     async def put(self, datagram: bytes, failed: Callable[[int, int], None]) -> None:
         """Send to all destinations, waiting for room."""
-        stream = self._stream
-        if stream is None:
-            if self._closed:
-                raise TransportClosed
-            made = await from_socket(self._socket)
-            assert isinstance(made, DatagramServer)
-            stream = self._stream = made
-            if self._closed:  # while we waited
-                stream.close()
+        stream = self._stream or await self._open_stream()
         for destination in self.destinations:
             while True:
                 try:
@@ -406,10 +397,20 @@ class _Outlet:
                 failed(error.errno or 0, 1)
 
     def close(self) -> None:
-        self._closed = True
         if self._stream is not None:
             # `close` would wait until what is buffered has left, on an interface
             # that may never take it; there is no public way to drop it.
             self._stream._transport.abort()  # type: ignore[attr-defined]
         else:
             self._socket.close()
+
+    async def _open_stream(self) -> DatagramServer:
+        if self._socket.fileno() < 0:
+            raise TransportClosed
+        stream = await from_socket(self._socket)
+        assert isinstance(stream, DatagramServer)
+        if self._socket.fileno() < 0:  # the link was shut while we waited
+            stream.close()
+            raise TransportClosed
+        self._stream = stream
+        return stream
