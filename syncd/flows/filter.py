@@ -26,13 +26,12 @@ from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network
 
 from syncd.config import Choice, FilterConfig
-from syncd.flows.nla import values
+from syncd.flows.nla import find, values
 from syncd.flows.record import (
     CTA_EXPECT_HELP_NAME,
     CTA_PROTOINFO,
     CTA_PROTOINFO_TCP,
     EXPECTATION,
-    find,
     master_of,
 )
 
@@ -93,7 +92,7 @@ class RecordFilter:
         return self._accepts_ends(master, destination)
 
     def _accepts_ends(self, key: bytes, reply_source: bytes) -> bool:
-        """Protocol and addresses; the places are those of ctnetlink.md, section 2."""
+        """Protocol and addresses: of a tuple the kernel writes them first."""
         is_ipv4 = key[0] == _AF_INET
         if self._protocols is not None:
             protocol = key[36:37] if is_ipv4 else key[60:61]

@@ -68,6 +68,20 @@ def values(data: bytes, start: int = 0, end: int | None = None) -> dict[int, byt
     }
 
 
+def find(data: bytes, wanted: int) -> int:
+    """Where the first attribute of a type starts, -1 if nowhere."""
+    start = 0
+    limit = len(data) - 3
+    while start < limit:
+        if data[start + 2] == wanted and not data[start + 3] & 0x3F:
+            return start
+        length = data[start] | data[start + 1] << 8
+        if length < 4:
+            raise RecordError(f"attribute at {start}: bad length {length}")
+        start += length + 3 & ~3
+    return -1
+
+
 def tlv(kind: int, value: bytes) -> bytes:
     """One attribute, padded."""
     return _HEADER.pack(4 + len(value), kind) + value + _PADDING[len(value) & 3]

@@ -27,7 +27,7 @@ from struct import Struct
 from struct import error as StructError  # noqa: N812 - an exception by its name
 
 from syncd.errors import RecordError
-from syncd.flows.nla import attributes, tlv, walk
+from syncd.flows.nla import attributes, find, tlv, walk
 
 Record = tuple[int, bytes, bytes, bytes, int]
 
@@ -135,16 +135,17 @@ _ALIASES_MAX = 256
 _NO_SEQUENCE_NO_PORTID = bytes(8)
 
 # How a layout cuts. PLAIN: key, first of body, ident, rest of body, in this order.
-# ZONED: key, first of body, zone, ident, rest of body. PIECES: anything else.
+# ZONED: key, first of body, zone, ident, rest of body. PIECES: anything else, picked
+# from pieces of which number 0 is empty and number 1 the key (without zone).
 _PLAIN, _ZONED, _PIECES = range(3)
 
-_Cut = Callable[[bytes], tuple[bytes, ...]]
+_Pick = Callable[[tuple[bytes, ...]], tuple[bytes, ...]]
 _Layout = tuple[
     Callable[[bytes], tuple[object, ...]],  # reads what decides the shape
     tuple[object, ...],  # what it has to be
     int,  # how to cut
-    _Cut,  # all pieces; of PIECES those of the body
-    _Cut,  # of PIECES: those of key and ident
+    Callable[[bytes], tuple[bytes, ...]],  # cuts
+    tuple[int, int, _Pick],  # PIECES: numbers of zone and ident, picks the body
     int,  # kind
     int,  # mask
 ]
@@ -180,7 +181,7 @@ class RecordReader:
         for message in messages:
             # An event of a known shape has neither sequence nor portid: no echo.
             try:
-                for check, wanted, way, cut, cut_key, kind, mask in layouts_of(
+                for check, wanted, way, cut, numbers, kind, mask in layouts_of(
                     message[:24], ()
                 ):
                     if check(message) == wanted:
@@ -191,9 +192,11 @@ class RecordReader:
                             key, first, zone, ident, rest = cut(message)
                             append((kind, key + zone, first + rest, ident, mask))
                         else:
-                            ident, *parts = cut_key(message)
-                            body = b"".join(cut(message))
-                            append((kind, b"".join(parts), body, ident, mask))
+                            pieces = cut(message)
+                            zone_at, ident_at, pick = numbers
+                            key = pieces[1] + pieces[zone_at]
+                            body = b"".join(pick(pieces))
+                            append((kind, key, body, pieces[ident_at], mask))
                         break
                 else:
                     record = self._read_unknown(message)
@@ -342,20 +345,6 @@ def _master(body: bytes, start: int) -> bytes:
     return family + body[start : start + 2] + b"\x01\x80" + body[start + 4 : end]
 
 
-def find(body: bytes, wanted: int) -> int:
-    """Where an attribute starts, -1 if nowhere."""
-    start = 0
-    limit = len(body) - 3
-    while start < limit:
-        if body[start + 2] == wanted and not body[start + 3] & 0x3F:
-            return start
-        length = body[start] | body[start + 1] << 8
-        if length < 4:
-            raise RecordError(f"attribute at {start}: bad length {length}")
-        start += length + 3 & ~3
-    return -1
-
-
 def _kind(message_type: int, flags: int) -> int | None:
     if message_type == 0x0100:
         if flags & _NLM_F_MULTI:
@@ -369,6 +358,7 @@ def _kind(message_type: int, flags: int) -> int | None:
 
 
 _Place = tuple[int, int]
+_NOWHERE: _Place = (0, 0)
 
 
 def _survey(message: bytes) -> tuple[int, dict[int, _Place]]:
@@ -422,7 +412,7 @@ def _plan(
         if attribute in places and (kind == UPDATE or attribute not in zeros):
             body.append(places[attribute])
             mask |= 1 << attribute
-    start, end = places.get(ident, (-4, 0))
+    start, end = places.get(ident, (-4, 0))  # _NOWHERE, when 4 is added
     return _joined(key), _joined(body), (start + 4, end), mask
 
 
@@ -440,9 +430,12 @@ def _layouts_of(message: bytes) -> list[_Layout]:
     """Layouts of all messages with these headers, the most particular first.
 
     Tried in this order, one that does not ask for a zero only meets messages that
-    have none.
+    have none. What does not begin with its key is not learned: no kernel writes that.
     """
     kind, places = _survey(message)
+    key = _plan(kind, places, frozenset())[0]
+    if len(key) > 2 or key[0][1] == _FIRST:
+        return []
     headers = {
         start: message[start : start + 4] for _, start, _, _ in walk(message, 20)
     }
@@ -474,15 +467,18 @@ def _layout(
     for start, value in headers.items():
         sample[start : start + len(value)] = value
     wanted = check.unpack(sample)
-    pieces = [key[0], body[0], *key[1:], ident, *body[1:]]
-    if len(body) == 2 and len(key) <= 2 and pieces == sorted(pieces):
-        cut = _struct(pieces, len(message), {}).unpack
+    pieces = sorted({*key, *body, ident} - {_NOWHERE})
+    if len(body) == 2 and pieces == [key[0], body[0], *key[1:], ident, body[1]]:
         way = _PLAIN if len(key) == 1 else _ZONED
-        return (check.unpack, wanted, way, cut, cut, kind, mask)
-    # An empty piece more, for of a single one itemgetter makes no tuple.
-    cut_body: _Cut = itemgetter(*(slice(*place) for place in [*body, (0, 0)]))
-    cut_key: _Cut = itemgetter(*(slice(*place) for place in [ident, *key]))
-    return (check.unpack, wanted, _PIECES, cut_body, cut_key, kind, mask)
+    else:
+        way = _PIECES
+        pieces.insert(0, _NOWHERE)
+    zone = key[1] if len(key) > 1 else _NOWHERE
+    spots = {place: spot for spot, place in enumerate(pieces)}
+    pick: _Pick = itemgetter(0, *(spots[place] for place in body))
+    numbers = (spots.get(zone, 0), spots.get(ident, 0), pick)
+    cut = _struct(pieces, len(message), {}).unpack
+    return (check.unpack, wanted, way, cut, numbers, kind, mask)
 
 
 def _struct(places: list[_Place], length: int, codes: dict[int, str]) -> Struct:

@@ -2,7 +2,7 @@
 
 import pytest
 from syncd.errors import RecordError
-from syncd.flows.nla import attributes, nested, tlv, values, walk
+from syncd.flows.nla import attributes, find, nested, tlv, values, walk
 
 MARK = bytes.fromhex("0800080000000007")
 NAME = bytes.fromhex("0900060073697078") + b"\0\0\0\0"  # 5 bytes and padding
@@ -57,6 +57,18 @@ def test_values_are_bare() -> None:
 def test_of_duplicates_the_last_one_wins() -> None:
     assert values(MARK + tlv(8, b"last")) == {8: b"last"}
     assert attributes(MARK + tlv(8, b"last")) == {8: tlv(8, b"last")}
+
+
+def test_find_tells_where_the_first_of_a_type_starts() -> None:
+    assert find(NAME + MARK + MARK, 8) == 12
+    assert find(NAME + nested(8, MARK), 8) == 12
+    assert find(NAME + MARK, 5) == -1
+    assert find(b"", 5) == -1
+
+
+def test_find_stops_at_a_length_that_cannot_be() -> None:
+    with pytest.raises(RecordError):
+        find(bytes(4) + MARK, 8)
 
 
 def test_nothing_has_no_attributes() -> None:

@@ -299,6 +299,14 @@ def test_the_order_on_the_wire_does_not_matter() -> None:
     assert read(backwards, backwards) == read(said.message) * 2
 
 
+def test_a_zero_mark_decides_wherever_it_stands() -> None:
+    head = without_portid(recorded("udp4")[0].message)
+    marks = [MARK_0, tlv(CTA_MARK, b"\0\0\0\7")]
+    first = [head[:20] + mark + head[20:] for mark in marks]
+    messages = [pack("<I", len(message)) + message[4:] for message in first]
+    assert [len(r[2]) for r in read(*messages, *messages[::-1])] == [68, 76, 76, 68]
+
+
 # Merging.
 
 
