@@ -22,7 +22,7 @@ from .plan import FTP_PORT, SERVER_V4
 from .streams import Report
 
 FILE_BYTES = 3_000_000
-ANSWER_TIMEOUT_S = 4.0
+ANSWER_TIMEOUT_S = 10.0
 PING_S = 0.02
 GOODBYE_S = 1.0
 

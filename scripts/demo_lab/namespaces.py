@@ -97,10 +97,9 @@ def build(*, strict: bool) -> None:
 
 
 def cut_cables(name: str) -> None:
-    """Pull all cables of a firewall: lan and wan at the switch, sync at the peer."""
-    other = BACKUP if name == PRIMARY else PRIMARY
+    """Pull all cables of a firewall; its peer is left with a sync link that is dead."""
     _ip(None, f"link set {name}-lan down", f"link set {name}-wan down")
-    _ip(other, "link set sync down")
+    _ip(name, "link set sync down")
 
 
 def dropped_packets(name: str) -> str:

@@ -54,7 +54,7 @@ class Story:
             await self._set_stage()
             await self._open_connections()
             await self._fail_over()
-            await asyncio.sleep(AFTERWARDS_S)
+            await asyncio.sleep(AFTERWARDS_S + 2 * self._options.detection_ms / 1000)
             self._step("all connections are ended and compared")
             client, server = await asyncio.gather(
                 self._client.finish(), self._server.finish()
@@ -72,8 +72,8 @@ class Story:
         namespaces.build(strict=self._options.strict)
         settings = " (tcp_be_liberal=0, tcp_loose=0)" if self._options.strict else ""
         self._step(
-            f"client - fw1 | fw2 - server: namespaces, stateful rulesets{settings};"
-            " fw1 has the addresses"
+            "client - fw1 | fw2 - server, stateful rulesets with NAT"
+            f"{settings}; fw1 has the addresses"
         )
         await self._mover.start()
         if self._replicator is not None:
