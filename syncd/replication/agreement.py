@@ -112,7 +112,9 @@ class Agreement:
         peer.source = source
         peer.heard_at = now
         peer.role = hello.role
-        peer.claim = max(peer.claim, hello.claim)
+        if hello.claim >= peer.claim:
+            peer.claim = hello.claim
+            peer.was_primary = False
         peer.owner = hello.owner
         peer.told_flows = hello.flows
         peer.told_expectations = hello.expectations
@@ -152,6 +154,7 @@ class Agreement:
         version = ".".join(map(str, hello.version))
         self.say("info", f"{peer.name} {word} (protocol {version})")
         peer.inbox.open(frame.epoch, frame.number)
+        peer.was_primary = peer.was_primary or peer.role == PRIMARY
         peer.swept = False
         peer.highest_acked = peer.remote_wants = peer.compare = 0
         peer.verdict = peer.verdict_marker = 0
@@ -210,12 +213,12 @@ class Agreement:
 
     def _remembered(self, ack: Ack) -> None:
         """A peer remembers what we were before a restart."""
-        if ack.claim <= self.roles.claim or self.role_given:
+        if ack.claim <= self.roles.claim:
             return
-        self.roles.remember(ack.claim)
-        if ack.primary and not any(
-            peer.claim > ack.claim for peer in self.peers.values()
-        ):
+        self.roles.claim = ack.claim
+        if self.role_given or not ack.primary:
+            return
+        if all(peer.claim <= ack.claim for peer in self.peers.values()):
             self.roles.role = PRIMARY
             self.say("info", "primary again: so the peers remember, nobody took over")
 
@@ -388,7 +391,7 @@ def _ack(peer: Peer) -> Ack:
         wants=inbox.wants,
         service=inbox.service,
         claim=peer.claim,
-        primary=peer.role == PRIMARY,
+        primary=peer.was_primary or peer.role == PRIMARY,
         marker=peer.verdict_marker,
         verdict=peer.verdict,
     )

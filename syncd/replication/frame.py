@@ -259,9 +259,7 @@ class Coder:
         try:
             size = zstandard.frame_content_size(packed)
             if not 0 <= size <= CONTENT_LIMIT:
-                raise FrameError(
-                    "malformed", "a compressed payload without a fair size"
-                )
+                raise FrameError("malformed", "a compressed payload of no fair size")
             return self._unzip.decompress(packed, max_output_size=CONTENT_LIMIT)
         except zstandard.ZstdError as error:
             raise FrameError(

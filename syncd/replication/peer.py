@@ -75,6 +75,7 @@ class Peer:
     told_expectations: int = 0
     role: str = "backup"
     claim: int = 0
+    was_primary: bool = False  # in a life before, and it does not know of it yet
     owner: bool = False  # does its table stand for traffic that nobody took over?
     taken: tuple[int, int] = (-1, -1)  # (epoch, claim) of the state we took over
     swept: bool = False  # was it heard in full, in this life of it?

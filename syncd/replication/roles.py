@@ -67,10 +67,6 @@ class Roles:
         self.holding = False
         return own.flows.release() + own.expectations.release()
 
-    def remember(self, claim: int) -> None:
-        """A peer remembers a claim of ours from before our restart."""
-        self.claim = max(self.claim, claim)
-
 
 def sources(peers: Iterable[Peer]) -> list[Peer]:
     """The peers whose tables a promotion commits, the highest claim first."""

@@ -1,0 +1,197 @@
+"""Own tables follow the kernel, peers' tables follow the frames."""
+
+from syncd.flows.nla import tlv
+from syncd.flows.record import (
+    CANONICAL,
+    CTA_MARK,
+    DUMP,
+    END,
+    EXP_END,
+    EXP_NEW,
+    NEW,
+    UPDATE,
+    RecordReader,
+)
+from syncd.flows.table import KNOWN_TO_PEERS, NEW_TO_PEERS, Own, Table
+
+from tests.unit.flows.recorded import recorded
+from tests.unit.replication.talk import flow_body, flow_key, new_flow, put
+
+ONE, TWO = b"\0\0\0\1", b"\0\0\0\2"
+MASK = CANONICAL | 1 << 2 | 1 << 3 | 1 << 7
+
+
+def test_a_flow_that_begins_and_ends_unseen_leaves_no_trace() -> None:
+    own = Own()
+    own.apply([new_flow(1), (END, flow_key(1), b"", ONE, 0)])
+    assert not own.flows.bodies
+    assert not own.flows.marks
+    assert not own.flows.facts
+
+
+def test_an_end_of_a_flow_that_peers_know_is_marked() -> None:
+    own = Own()
+    put(own, 1)
+    assert own.flows.marks == {flow_key(1): NEW_TO_PEERS}
+    own.flows.marks.clear()  # it left in a frame
+    own.apply([(END, flow_key(1), b"", ONE, 0)])
+    assert own.flows.marks == {flow_key(1): KNOWN_TO_PEERS}
+
+
+def test_an_end_with_another_ident_ends_nothing() -> None:
+    own = Own()
+    put(own, 1)
+    own.apply([(END, flow_key(1), b"", TWO, 0)])
+    assert flow_key(1) in own.flows.bodies
+
+
+def test_an_update_keeps_the_attributes_that_it_does_not_have() -> None:
+    own = Own()
+    body = flow_body(1) + tlv(CTA_MARK, b"\0\0\0\7")
+    own.apply([(NEW, flow_key(1), body, ONE, MASK | 1 << CTA_MARK)])
+    own.apply([(UPDATE, flow_key(1), flow_body(1, 30), ONE, MASK)])
+    assert own.flows.bodies[flow_key(1)] == flow_body(1, 30) + body[-8:]
+
+
+def test_an_update_of_an_unknown_flow_is_looked_up() -> None:
+    own = Own()
+    own.apply([(UPDATE, flow_key(1), flow_body(1), ONE, MASK)])
+    assert not own.flows.bodies
+    assert list(own.lookups) == [flow_key(1)]
+    own.apply([(DUMP, flow_key(1), flow_body(1), ONE, MASK)])
+    assert own.flows.bodies == {flow_key(1): flow_body(1)}
+
+
+def test_a_moved_timer_alone_is_no_change() -> None:
+    own = Own()
+    put(own, 1)
+    own.flows.marks.clear()
+    own.apply([(DUMP, flow_key(1), flow_body(1, 7), ONE, MASK)])
+    assert not own.flows.marks
+    assert own.flows.bodies[flow_key(1)] == flow_body(1)
+
+
+def test_a_dump_sweeps_what_it_does_not_show() -> None:
+    own = Own()
+    put(own, 1, 2)
+    own.flows.begin_dump()
+    own.fill([(DUMP, flow_key(1), flow_body(1), ONE, MASK)])
+    assert own.flows.end_dump() == 1
+    assert list(own.flows.bodies) == [flow_key(1)]
+
+
+def test_events_during_a_dump_are_newer_than_the_dump() -> None:
+    own = Own()
+    put(own, 1, 2)
+    own.flows.begin_dump()
+    own.apply([(END, flow_key(1), b"", ONE, 0), new_flow(3, 99)])
+    stale = flow_body(3, 50)
+    own.fill([(DUMP, flow_key(n), flow_body(n, 50), ONE, MASK) for n in (1, 2)])
+    own.fill([(DUMP, flow_key(3), stale, ONE, MASK)])
+    own.flows.end_dump()
+    assert set(own.flows.bodies) == {flow_key(2), flow_key(3)}
+    assert own.flows.bodies[flow_key(3)] == flow_body(3, 99)
+
+
+def test_a_dump_fills_in_what_events_did_not_tell() -> None:
+    own = Own()
+    own.flows.begin_dump()
+    put(own, 1)
+    full = flow_body(1, 50) + tlv(CTA_MARK, b"\0\0\0\7")
+    own.fill([(DUMP, flow_key(1), full, ONE, MASK | 1 << CTA_MARK)])
+    own.flows.end_dump()
+    assert own.flows.bodies[flow_key(1)] == flow_body(1) + full[-8:]
+
+
+def test_a_dump_that_failed_sweeps_nothing() -> None:
+    own = Own()
+    put(own, 1, 2)
+    own.flows.begin_dump()
+    own.flows.abort_dump()
+    assert len(own.flows) == 2
+    assert own.flows.touched is None
+
+
+def test_held_ends_come_true_when_they_are_released() -> None:
+    own = Own()
+    put(own, 1, 2)
+    own.flows.holding = True
+    own.apply([(END, flow_key(1), b"", ONE, 0)])
+    assert len(own.flows) == 2
+    own.flows.begin_dump()
+    own.fill([(DUMP, flow_key(2), flow_body(2), ONE, MASK)])
+    assert own.flows.end_dump() == 0
+    assert own.flows.release() == 1
+    assert list(own.flows.bodies) == [flow_key(2)]
+
+
+def test_a_held_flow_that_lives_again_is_not_released() -> None:
+    own = Own()
+    put(own, 1)
+    own.flows.holding = True
+    own.apply([(END, flow_key(1), b"", ONE, 0), new_flow(1, 9, TWO)])
+    assert own.flows.release() == 0
+    assert own.flows.bodies == {flow_key(1): flow_body(1, 9)}
+
+
+def test_an_adopted_flow_takes_the_next_update_whole() -> None:
+    own = Own()
+    body = flow_body(1) + tlv(CTA_MARK, b"\0\0\0\7")
+    own.flows.adopt(flow_key(1), body)
+    own.apply([(UPDATE, flow_key(1), flow_body(1, 30), TWO, MASK)])
+    assert own.flows.bodies[flow_key(1)] == flow_body(1, 30) + body[-8:]
+    own.apply([(END, flow_key(1), b"", TWO, 0)])
+    assert not own.flows.bodies
+
+
+def test_a_sequence_adjustment_without_its_numbers_is_looked_up() -> None:
+    own = Own()
+    body = flow_body(1)[:52] + tlv(3, b"\0\0\0\x4e") + flow_body(1)[60:]
+    put(own, 1)
+    own.apply([(UPDATE, flow_key(1), body, ONE, MASK)])
+    assert list(own.lookups) == [flow_key(1)]
+
+
+def test_recorded_ftp_in_a_zone_gives_expectations_the_zone_of_their_master() -> None:
+    own = Own()
+    reader = RecordReader()
+    messages = [m.message for m in recorded() if m.scenario == "ftp4_zone"]
+    seen = 0
+    for message in messages:
+        records = reader.read([message])
+        own.apply([r for r in records if r[0] in (NEW, UPDATE, EXP_NEW, EXP_END)])
+        for key in own.expectations.bodies:
+            seen += 1
+            assert key[-4:-2] == b"\0\7", key.hex()
+    assert seen
+    assert not own.expectations.bodies  # each one was matched or its master ended
+
+
+def test_an_expectation_asks_for_its_master_whose_numbers_moved() -> None:
+    own = Own()
+    reader = RecordReader()
+    for item in recorded():
+        if item.scenario == "ftp4_active_masquerade":
+            records = reader.read([item.message])
+            if records and records[0][0] == EXP_NEW:
+                own.apply(records)
+                assert own.lookups
+                return
+    raise AssertionError("no expectation in the recording")
+
+
+def test_a_peers_table_sweeps_what_was_not_told_again() -> None:
+    table = Table()
+    table.put([flow_key(1), flow_body(1), flow_key(2), flow_body(2)], 1.0)
+    table.begin_sweep()
+    table.put([flow_key(2), flow_body(2), flow_key(3), flow_body(3)], 2.0)
+    assert table.end_sweep() == 1
+    assert set(table.bodies) == {flow_key(2), flow_key(3)}
+    assert table.told_s == {flow_key(2): 2, flow_key(3): 2}
+
+
+def test_an_end_of_an_unknown_key_is_fine() -> None:
+    table = Table()
+    table.drop([flow_key(1)])
+    assert not table.bodies
+    assert table.clear() == 0

@@ -1,0 +1,121 @@
+"""Frames survive the way there and back; what is broken is refused by reason."""
+
+import msgpack
+import pytest
+from syncd.errors import FrameError
+from syncd.replication.frame import (
+    CONTENT_LIMIT,
+    HELLO,
+    ITEM_LIMIT,
+    MAJOR,
+    Ack,
+    Coder,
+    Data,
+    Hello,
+    Service,
+)
+
+from tests.unit.replication.talk import flow_body, flow_key
+
+
+def flat(count: int) -> list[bytes]:
+    return [x for n in range(count) for x in (flow_key(n), flow_body(n))]
+
+
+def test_data_comes_back_as_it_was_packed() -> None:
+    data = Data(3, 2, flat(5), [flow_key(9)], [b"keykey", b"body"], [b"gone"], 7)
+    frame = Coder().unpack(Coder().pack_data("fw1", 11, 12, data))
+    assert (frame.sender, frame.epoch, frame.number) == ("fw1", 11, 12)
+    assert frame.content == data
+
+
+def test_hello_comes_back_as_it_was_packed() -> None:
+    ack = Ack("fw2", 5, 100, ((3, 3), (7, 9), (98, 99)), -1, 4, 2, primary=True)
+    hello = Hello(
+        role="primary",
+        claim=3,
+        owner=True,
+        floor=9,
+        reply=True,
+        flows=10,
+        expectations=2,
+        acks=(ack,),
+        services=(Service("fw2", 5, 1, 2),),
+        digest=(1, 10, 2, (1 << 64) - 1),
+        compare=8,
+    )
+    assert Coder().unpack(Coder().pack_hello("fw1", 1, 1, hello)).content == hello
+
+
+def test_thirty_flows_take_less_than_thirty_bytes_each() -> None:
+    datagram = Coder().pack_data("fw1", 1 << 60, 1000, Data(flows=flat(30)))
+    assert len(datagram) / 30 < 30
+
+
+def test_unknown_fields_behind_the_known_ones_are_skipped() -> None:
+    payload = msgpack.packb((1, 0, 0, [], [], [], [], 0, "later", [1, 2]))
+    datagram = msgpack.packb((MAJOR, "x", 1, 2, b"\0" + payload, "later"))
+    assert Coder().unpack(datagram).content == Data()
+    payload = msgpack.packb((HELLO, {"role": "primary", "later": {"x": 1}}, 5))
+    content = Coder().unpack(msgpack.packb((MAJOR, "x", 1, 2, b"\0" + payload))).content
+    assert isinstance(content, Hello)
+    assert content.role == "primary"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"\x02abc",
+        b"\x01not zstandard",
+        b"\0" + msgpack.packb(7),
+        b"\0" + msgpack.packb([]),
+        b"\0" + msgpack.packb([9]),
+        b"\0" + msgpack.packb([1, 0, 0]),
+        b"\0" + msgpack.packb((1, -1, 0, [], [], [], [], 0)),
+        b"\0" + msgpack.packb((1, 0, 0, [b"odd!"], [], [], [], 0)),
+        b"\0" + msgpack.packb((1, 0, 0, ["text", b"body"], [], [], [], 0)),
+        b"\0" + msgpack.packb((1, 0, 0, [b"k", b"body"], [], [], [], 0)),
+        b"\0" + msgpack.packb((1, 0, 0, [], [bytes(ITEM_LIMIT + 1)], [], [], 0)),
+        b"\0" + msgpack.packb((0, [])),
+        b"\0" + msgpack.packb((0, {"acks": 1})),
+        b"\0" + msgpack.packb((0, {"acks": [["x", 1, 5, [9, 9], 0, 0, 0, 0, 0, 0]]})),
+        b"\0" + msgpack.packb((0, {"services": [["x"]]})),
+        b"\0" + msgpack.packb((0, {"digest": [1, 2, 3, 1 << 65 if False else "x"]})),
+        b"\0" + msgpack.packb((0, {"role": "a\nb"})),
+        b"\0" + msgpack.packb((0, {"claim": -4})),
+        b"\0" + msgpack.packb((0, {1: 2, "version": 3})),
+        b"\0" + b"\x91" * 4000,
+    ],
+)
+def test_a_broken_payload_is_malformed(payload: bytes) -> None:
+    with pytest.raises(FrameError) as caught:
+        Coder().unpack(msgpack.packb((MAJOR, "x", 1, 2, payload)))
+    assert caught.value.reason == "malformed"
+
+
+def test_a_payload_that_would_grow_beyond_the_limit_is_refused() -> None:
+    bomb = Coder()._zip.compress(bytes(CONTENT_LIMIT + 1))
+    with pytest.raises(FrameError, match="no fair size"):
+        Coder().unpack(msgpack.packb((MAJOR, "x", 1, 2, b"\x01" + bomb)))
+
+
+@pytest.mark.parametrize(
+    "envelope",
+    [
+        (MAJOR, "", 1, 2, b""),
+        (MAJOR, "n" * 65, 1, 2, b""),
+        (MAJOR, "a\x00b", 1, 2, b""),
+        (MAJOR, b"x", 1, 2, b""),
+        (MAJOR, "x", -1, 2, b""),
+        (MAJOR, "x", True, 2, b""),
+        (MAJOR, "x", 1, 1 << 63, b""),
+        (MAJOR, "x", 1, 2, "text"),
+        (MAJOR, "x", 1),
+        ("1", "x", 1, 2, b""),
+    ],
+)
+def test_a_broken_envelope_is_malformed(envelope: tuple[object, ...]) -> None:
+    with pytest.raises(FrameError) as caught:
+        Coder().unpack(msgpack.packb(envelope))
+    assert caught.value.reason == "malformed"

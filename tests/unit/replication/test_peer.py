@@ -1,0 +1,82 @@
+"""Peers move by the table; roles follow claims; digests do not depend on order."""
+
+import pytest
+from syncd.flows.table import Own
+from syncd.replication.digest import Digest
+from syncd.replication.peer import TRANSITIONS, Peer, PeerEvent, PeerState
+from syncd.replication.roles import BACKUP, PRIMARY, Roles, sources
+
+from tests.unit.replication.talk import flow_body, flow_key, put
+
+
+def peer(name: str, claim: int = 0, *, owner: bool = False, epoch: int = 1) -> Peer:
+    made = Peer(name, claim=claim, owner=owner)
+    made.inbox.open(epoch, 1)
+    return made
+
+
+def test_an_unlisted_transition_is_a_bug() -> None:
+    with pytest.raises(KeyError):
+        Peer("x").move(PeerEvent.AGREED)
+
+
+def test_every_state_can_be_left_and_reached() -> None:
+    assert {state for state, _ in TRANSITIONS} == set(PeerState)
+    assert set(TRANSITIONS.values()) == set(PeerState) - {PeerState.UNKNOWN}
+
+
+def test_a_promotion_claims_more_than_anybody() -> None:
+    roles = Roles()
+    roles.promote([peer("b", 4), peer("c", 2)], Own())
+    assert (roles.role, roles.claim) == (PRIMARY, 5)
+    roles.promote([peer("b", 9)], Own())
+    assert roles.claim == 5
+
+
+def test_only_an_owner_holds_ends_back() -> None:
+    roles, own = Roles(), Own()
+    roles.retire(BACKUP, [], own)
+    assert not own.flows.holding
+    roles.promote([], own)
+    put(own, 1)
+    roles.retire(BACKUP, [], own)
+    own.flows.end(flow_key(1))
+    assert len(own.flows) == 1
+    assert roles.owner([peer("b", 0)])
+    assert roles.heard(roles.claim, own) == 0
+    assert roles.heard(roles.claim + 1, own) == 1
+    assert not roles.owner([peer("b", roles.claim + 1)])
+
+
+def test_a_promotion_commits_owners_and_those_without_roles() -> None:
+    peers = [
+        peer("stale", 1),
+        peer("owner", 3, owner=True),
+        peer("plain", 0),
+        peer("second", 2, owner=True),
+    ]
+    assert [p.name for p in sources(peers)] == ["owner", "second", "plain"]
+    peers[1].taken = (1, 3)
+    assert [p.name for p in sources(peers)] == ["second", "plain"]
+
+
+def test_a_digest_does_not_depend_on_the_order() -> None:
+    flows = {flow_key(n): flow_body(n) for n in range(100)}
+    turned = dict(reversed(flows.items()))
+    one, other = Digest(1, flows, {}), Digest(1, turned, {})
+    assert one.proceed()
+    assert other.proceed()
+    assert one.value == other.value
+    flows[flow_key(5)] = flow_body(5, 1)
+    third = Digest(1, flows, {})
+    third.proceed()
+    assert third.value[:3] == one.value[:3]
+    assert third.value != one.value
+
+
+def test_a_large_table_is_hashed_in_slices() -> None:
+    flows = {n.to_bytes(4): b"body" for n in range(5000)}
+    digest = Digest(1, flows, {b"exp!": b"body"})
+    assert not digest.proceed()
+    assert digest.proceed()
+    assert digest.value[1:3] == (5000, 1)
