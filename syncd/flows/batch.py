@@ -55,8 +55,8 @@ class Restorer:
     """Requests for many flows at once; `fixed_timeout_s` overrides the estimate.
 
     Every method returns one message per record, in order, numbered from `sequence`. An
-    empty message stands for a flow that is malformed (`creates`), or that is not
-    plainly the same as the kernel's (`refreshes`).
+    empty message stands for a flow that is malformed (`creates`), that is not the same
+    as the kernel's (`refreshes`), or that a plain update does not serve (`updates`).
     """
 
     __slots__ = (
@@ -143,22 +143,21 @@ class Restorer:
             at = body[0] if body else 0
             end = at + 16
             left = timeouts(body[at + 8 : end])
-            shape = shapes(body[at : at + 8])
-            alike = (
-                shape is not None
-                and shape == shapes(present[at : at + 8])
-                and body[:at] == present[:at]
-            )
-            if alike and body[end:] != present[end:]:
-                protoinfo = protoinfos(body[end : end + 48])
-                alike = (
-                    protoinfo is not None
-                    and protoinfo == protoinfos(present[end : end + 48])
-                    and body[end + 48 :] == present[end + 48 :]
-                )
+            new, old = shapes(body[at : at + 8]), shapes(present[at : at + 8])
             head = heads(len(key))
-            if not alike or left is None or head is None:
+            if left is None or new is None or old is None or head is None:
                 append(self._refresh_rarely(record, present, serial))
+                continue
+            alike = body[:at] == present[:at] and (new == old or _covers(old, new))
+            if alike and body[end:] != present[end:]:
+                sent = protoinfos(body[end : end + 48])
+                there = protoinfos(present[end : end + 48])
+                if sent is None or there is None:
+                    append(self._refresh_rarely(record, present, serial))
+                    continue
+                alike = sent == there and body[end + 48 :] == present[end + 48 :]
+            if not alike:
+                append(b"")
                 continue
             if fixed_s is not None:
                 left = fixed_s
@@ -167,6 +166,42 @@ class Restorer:
             else:
                 left = remaining_s(left, elapsed_s)
             append(join((head, serial, key, _TIMEOUT_HEAD, be32(left))))
+        return messages
+
+    def updates(
+        self, records: Sequence[TimedRecord], held: Sequence[bytes], sequence: int
+    ) -> list[bytes]:
+        """Messages that bring the kernel's flows, of the same tuples, up to date."""
+        shapes, protoinfos = self._shapes.get, self._protoinfos.get
+        messages: list[bytes] = []
+        numbers = _serials(sequence, len(records))
+        for (key, body, elapsed_s), present, serial in zip(
+            records, held, numbers, strict=True
+        ):
+            at = body[0] if body else 0
+            end = at + 16
+            new, old = shapes(body[at : at + 8]), shapes(present[at : at + 8])
+            rest = body[end:]
+            protoinfo = protoinfos(rest)
+            if not rest and (at == 52 or at == 76) and body[at - 20] == _IPPROTO_UDP:
+                protoinfo = b""
+            if (
+                new is None
+                or old is None
+                or (new ^ old) & NAT_BITS
+                or protoinfo is None
+                or len(present) != len(body)  # It has what may have to be cleared.
+                or body[:at] != present[:at]
+            ):
+                messages.append(b"")
+                continue
+            left = self._fixed_timeout_s
+            if left is None:
+                left = remaining_s(self._timeouts.get(body[at + 8 : end]), elapsed_s)
+            status = new & KEPT_BITS | old & (KEPT_BITS | EXPECTED) | CONFIRMED
+            head = _HEAD.pack(32 + len(key) + len(protoinfo), CT_NEW, REQUEST)
+            parts = (_STATUS_HEAD, _BE32(status), _TIMEOUT_HEAD, _BE32(left), protoinfo)
+            messages.append(b"".join((head, serial, key, *parts)))
         return messages
 
     def _create_rarely(
@@ -186,12 +221,13 @@ class Restorer:
     ) -> bytes:
         key, body, elapsed_s = record
         try:
-            if not same_tuples(body, present) or not same_content(body, present):
+            same = same_tuples(body, present) and same_content(body, present)
+            self._learn(body)
+            self._learn(present)
+            if not same:
                 return b""
             timeout_s = self.timeout_s(key, body, elapsed_s)
             sequence = _number_of(serial)
-            self._learn(body)
-            self._learn(present)
             return refresh(key, timeout_s, sequence, present)
         except RecordError:
             return b""
@@ -217,6 +253,11 @@ class Restorer:
             self._shapes[raw] = status & (KEPT_BITS | NAT_BITS | EXPECTED)
         if protoinfo[:4] == _PROTOINFO_HEAD:
             self._protoinfos[protoinfo] = protoinfo_to_send(protoinfo)
+
+
+def _covers(old: int, new: int) -> bool:
+    """Does the kernel's flow have the status bits that ours would add, and our NAT?"""
+    return not (new ^ old) & NAT_BITS and not new & KEPT_BITS & ~old
 
 
 def _untranslate_ports(key: bytes, body: bytes, bits: int) -> tuple[bytes, bytes]:

@@ -131,6 +131,17 @@ class Batch:
     held: list[bytes]
     attempts: list[Attempt]
 
+    def without_message(self) -> list[tuple[TimedRecord, bytes]]:
+        """Take out the records that have an empty message."""
+        if all(self.messages):
+            return []
+        every = list(zip(self.records, self.held, self.messages, strict=True))
+        kept = [entry for entry in every if entry[2]]
+        self.records = [record for record, _, _ in kept]
+        self.held = [held for _, held, _ in kept]
+        self.messages = [message for _, _, message in kept]
+        return [(record, held) for record, held, message in every if not message]
+
 
 class CommitPlan:
     """Puts records into a kernel that holds `held`; `timeout_s` None is an estimate."""
@@ -150,6 +161,8 @@ class CommitPlan:
         self._fresh: list[TimedRecord] = []
         self._known: list[TimedRecord] = []
         self._known_held: list[bytes] = []
+        self._differing: list[tuple[TimedRecord, bytes]] = []
+        self._unsure: list[TimedRecord] = []
         self._related: list[TimedRecord] = []
         self._expectations: list[TimedRecord] = []
         self._retries: deque[Attempt] = deque()
@@ -162,9 +175,11 @@ class CommitPlan:
     def next_batch(self) -> Batch | None:
         """What to send now."""
         while True:
-            batch = self._follow_up(self._lookups) or self._follow_up(self._retries)
-            if batch is None:
-                batch = self._next_of_pass()
+            batch = (
+                self._follow_up(self._lookups)
+                or self._follow_up(self._retries)
+                or self._next_of_pass()
+            )
             if batch is not None:
                 if not batch.messages:
                     continue
@@ -187,13 +202,19 @@ class CommitPlan:
         done = len(batch.messages) - len(refusals)
         if batch.verb is Verb.CREATE:
             self.result.created += done
-        else:
+        elif batch.verb is Verb.UPDATE:
+            self.result.updated += done
+        elif batch.verb is Verb.REFRESH:
             self.result.unchanged += done
+        else:
+            self._found_some(batch, replies)
         for index, code, text in refusals:
-            attempt = Attempt(batch.records[index], batch.verb)
-            if batch.held:
-                attempt.held = batch.held[index]
-            self._refused(attempt, code, text)
+            record = batch.records[index]
+            if code == errno.EEXIST and batch.verb is Verb.CREATE:
+                self._unsure.append(record)
+            else:
+                held = batch.held[index] if batch.held else b""
+                self._refused(Attempt(record, batch.verb, held), code, text)
 
     def _report_attempts(
         self,
@@ -239,6 +260,10 @@ class CommitPlan:
 
     def _next_of_pass(self) -> Batch | None:
         """Fill up with records until there is a whole batch of one verb."""
+        if self._unsure:
+            return self._asks()
+        if self._differing:
+            return self._updates()
         while max(len(self._fresh), len(self._known)) < BATCH_MESSAGES:
             room = BATCH_MESSAGES - max(len(self._fresh), len(self._known))
             records = list(islice(self._source, room))
@@ -276,29 +301,37 @@ class CommitPlan:
                 self._fail(record, TABLE_FULL)
             return Batch([], Verb.CREATE, [], [], [])
         messages = self._restorer.creates(records, self._take(len(records)))
-        if not all(messages):
-            for record, message in zip(records, messages, strict=True):
-                if not message:
-                    self._fail(record, MALFORMED)
-            pairs = zip(records, messages, strict=True)
-            records = [record for record, message in pairs if message]
-            messages = [message for message in messages if message]
-        return Batch(messages, Verb.CREATE, records, [], [])
+        batch = Batch(messages, Verb.CREATE, records, [b""] * len(records), [])
+        for record, _ in batch.without_message():
+            self._fail(record, MALFORMED)
+        return batch
 
     def _refreshes(self) -> Batch:
+        """Set the timers of the known that are alike, put aside those that differ."""
         records, self._known = self._known, []
         held, self._known_held = self._known_held, []
         messages = self._restorer.refreshes(records, held, self._take(len(records)))
-        if not all(messages):
-            triples = list(zip(records, held, messages, strict=True))
-            for record, there, message in triples:
-                if not message:
-                    self._differs(Attempt(record, Verb.UPDATE), there)
-            triples = [triple for triple in triples if triple[2]]
-            records = [record for record, _, _ in triples]
-            held = [there for _, there, _ in triples]
-            messages = [message for _, _, message in triples]
-        return Batch(messages, Verb.REFRESH, records, held, [])
+        batch = Batch(messages, Verb.REFRESH, records, held, [])
+        self._differing += batch.without_message()
+        return batch
+
+    def _updates(self) -> Batch:
+        differing, self._differing = self._differing, []
+        records, held = [pair[0] for pair in differing], [pair[1] for pair in differing]
+        messages = self._restorer.updates(records, held, self._take(len(records)))
+        batch = Batch(messages, Verb.UPDATE, records, held, [])
+        for record, there in batch.without_message():
+            self._differs(Attempt(record, Verb.UPDATE), there)
+        return batch
+
+    def _asks(self) -> Batch:
+        records, self._unsure = self._unsure, []
+        first = self._take(len(records))
+        messages = [
+            restore.lookup(record[0], number)
+            for number, record in enumerate(records, first)
+        ]
+        return Batch(messages, Verb.LOOK_UP, records, [], [])
 
     # One record after the other.
 
@@ -384,6 +417,23 @@ class CommitPlan:
             self._try(attempt, Verb.REPLACE)
         else:
             self._differs(attempt, held)
+
+    def _found_some(self, batch: Batch, replies: Sequence[tuple[int, bytes]]) -> None:
+        """The kernel has these: from now on they are known."""
+        # Without sequence and port id a reply is of a shape that the reader knows.
+        messages = [reply[:8] + bytes(8) + reply[16:] for _, reply in replies]
+        found = self._reader.read(messages)
+        if len(found) != len(messages):  # One was unreadable; find out which.
+            for index, reply in replies:
+                self._found(Attempt(batch.records[index], Verb.LOOK_UP), reply)
+            return
+        for (index, _), (_, key, held, _, _) in zip(replies, found, strict=True):
+            record = batch.records[index]
+            if key == record[0]:
+                self._known.append(record)
+                self._known_held.append(held)
+            else:
+                self._try(Attempt(record, Verb.REPLACE), Verb.REPLACE)
 
     def _differs(self, attempt: Attempt, held: bytes) -> None:
         """The kernel's entry is `held`, of the same key."""
