@@ -76,7 +76,7 @@ class QueueWatch:
     64 K buckets and takes longer than a daemon needs to empty the queue.
     """
 
-    def __init__(self, group: str, port: int) -> None:
+    def __init__(self, interface: str, group: str, port: int) -> None:
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG
         )
@@ -86,7 +86,7 @@ class QueueWatch:
             port.to_bytes(2, "big"),
             bytes(16),
             socket.inet_aton(group).ljust(16, b"\0"),
-            *(0, _NO_COOKIE, _NO_COOKIE),
+            *(socket.if_nametoindex(interface), _NO_COOKIE, _NO_COOKIE),
         )
         body = struct.pack(
             "=BBBBI", socket.AF_INET, socket.IPPROTO_UDP, 0, 0, 0xFFFFFFFF

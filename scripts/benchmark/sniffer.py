@@ -118,7 +118,7 @@ def _stop(_number: int, _frame: object) -> None:
 def main() -> None:
     """Write datagrams until told to stop."""
     interface, file = sys.argv[1:3]
-    watch = counters.QueueWatch(GROUP, PORT)
+    watch = counters.QueueWatch(interface, GROUP, PORT)
     tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_IP))
     tap.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
     tap.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
