@@ -26,7 +26,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network
 
 from syncd.config import Choice, FilterConfig
-from syncd.flows.nla import find, values
+from syncd.flows.nla import NLA_F_NESTED, find, values
 from syncd.flows.record import (
     CTA_EXPECT_HELP_NAME,
     CTA_PROTOINFO,
@@ -38,6 +38,7 @@ from syncd.flows.record import (
 _Networks = tuple[tuple[int, frozenset[int]], ...]  # (bits to shift off, prefixes)
 
 _AF_INET = 2
+_PROTOINFO = bytes([CTA_PROTOINFO, NLA_F_NESTED >> 8])
 _TCP = bytes([CTA_PROTOINFO_TCP])
 
 
@@ -160,7 +161,10 @@ def _passing(choice: Choice[int] | None) -> frozenset[bytes] | None:
 
 def _tcp_state(body: bytes) -> bytes:
     """The state in one byte, b"" if there is none."""
-    start = find(body, CTA_PROTOINFO)
+    # Mostly after reply tuple, status and timeout.
+    start = (body[0] | body[1] << 8) + 16 if len(body) > 1 else 0
+    if body[start + 2 : start + 4] != _PROTOINFO:
+        start = find(body, CTA_PROTOINFO)
     if start < 0 or body[start + 6 : start + 7] != _TCP:
         return b""
     return body[start + 12 : start + 13]

@@ -334,10 +334,10 @@ def comparable(body: bytes) -> dict[int, bytes]:
     parts.pop(room.CTA_SEQ_ADJ_REPLY, None)
     parts[room.CTA_STATUS] = pack(">I", status_of(body) & ~IPS_SEQ_ADJUST)
     if len(parts.get(CTA_PROTOINFO, b"")) == 48:
-        info = bytearray(parts[CTA_PROTOINFO])
+        state = bytearray(parts[CTA_PROTOINFO])
         for place in (36, 44):  # flags, original and reply
-            info[place] &= ~TCP_FLAG_DATA_UNACKNOWLEDGED
-        parts[CTA_PROTOINFO] = bytes(info)
+            state[place] &= ~TCP_FLAG_DATA_UNACKNOWLEDGED
+        parts[CTA_PROTOINFO] = bytes(state)
     return parts
 
 
