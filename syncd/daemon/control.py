@@ -26,7 +26,6 @@ CLIENTS: Final = 32
 REQUEST_S: Final = 10.0  # time to send the request
 READ_S: Final = 30.0  # time to read what is in the buffer
 _SLICE_BYTES: Final = 32 * 1024  # answers that are made before others get their turn
-_GONE_INTERVAL_S: Final = 0.2
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +41,7 @@ class ControlServer:
         *,
         clients: int = CLIENTS,
         read_s: float = READ_S,
+        gone_interval_s: float = 0.2,
     ) -> None:
         """`failed` is told of a command's unexpected error (a bug, not a refusal)."""
         self.path = path
@@ -51,6 +51,7 @@ class ControlServer:
         self._failed = failed
         self._clients = clients
         self._read_s = read_s
+        self._gone_interval_s = gone_interval_s
         self._server: asyncio.Server | None = None
         self._socket_id: tuple[int, int] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -111,7 +112,7 @@ class ControlServer:
 
     async def _run(self, client: "_Client", request: Request) -> None:
         pump = asyncio.create_task(self._pump(client, request))
-        watch = asyncio.create_task(client.gone())
+        watch = asyncio.create_task(client.gone(self._gone_interval_s))
         try:
             await asyncio.wait(
                 (pump, watch),
@@ -197,7 +198,7 @@ class _Client:
             raise ControlError(f"the request cannot be read: {error}") from error
         return read_request(line)
 
-    async def gone(self) -> None:
+    async def gone(self, interval_s: float) -> None:
         """Return when the client has closed; one that only ended its writing stays."""
         with contextlib.suppress(OSError):
             while await self._reader.read(4096):
@@ -207,7 +208,7 @@ class _Client:
             poll.register(self._writer.get_extra_info("socket").fileno(), 0)
             # POLLHUP, POLLERR, POLLNVAL: asyncio has no event for them.
             while not poll.poll(0):  # noqa: ASYNC110
-                await asyncio.sleep(_GONE_INTERVAL_S)
+                await asyncio.sleep(interval_s)
 
     async def send(self, answer: Answer, *, flush: bool = True) -> None:
         """Write in slices; a client that does not read in time is cut off."""

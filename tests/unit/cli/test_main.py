@@ -1,0 +1,172 @@
+"""Words of the command line go in, an exit status and short lines come out."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from syncd import __version__
+from syncd.cli.main import main
+
+LEAST = """
+[node]
+name = "fw1"
+[control]
+socket = "{socket}"
+[[link]]
+interface = "eth2"
+group = "225.0.0.50"
+[security]
+mode = "off"
+"""
+Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    file = tmp_path / "syncd.toml"
+    file.write_text(LEAST.format(socket=tmp_path / "s"))
+    return file
+
+
+def exit_status(*words: str) -> object:
+    """The status, also when argparse gives it."""
+    try:
+        return main(list(words))
+    except SystemExit as end:
+        return end.code
+
+
+def test_a_good_configuration_is_answered_by_silence(
+    config: Path, capsys: Output
+) -> None:
+    assert main(["check-config", str(config)]) == 0
+    assert main(["check-config", "--config", str(config)]) == 0
+    assert main(["-c", str(config), "check-config"]) == 0
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+def test_every_problem_of_a_configuration_is_a_line(
+    config: Path, capsys: Output
+) -> None:
+    config.write_text(config.read_text() + "[kernle]\n[commit]\ntimeout = 0\n")
+    assert main(["check-config", str(config)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" ")[0] for line in lines] == [
+        f"{config}:commit.timeout:",
+        f"{config}:kernle:",
+    ]
+    assert main(["check-config", str(config), "--json"]) == 2
+    answer = json.loads(capsys.readouterr().out)
+    assert answer == {"ok": False, "problems": lines}
+
+
+def test_no_daemon_is_status_3(tmp_path: Path, capsys: Output) -> None:
+    path = tmp_path / "s"
+    for words in (["status"], ["show", "flows"], ["commit"], ["stop"]):
+        assert main([*words, "--socket", str(path)]) == 3
+        lines = capsys.readouterr().err.splitlines()
+        assert lines == [
+            f"syncd: no daemon answers at {path} (No such file or directory),"
+            ' is "syncd run" running?'
+        ]
+
+
+def test_a_socket_that_nobody_serves_is_status_3(
+    tmp_path: Path, capsys: Output
+) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    assert main(["--socket", str(path), "status"]) == 3
+    assert "Connection refused" in capsys.readouterr().err
+
+
+def test_the_socket_is_found_through_the_configuration(
+    config: Path, capsys: Output
+) -> None:
+    assert main(["status", "-c", str(config)]) == 3
+    assert str(config.parent / "s") in capsys.readouterr().err
+
+
+def test_a_configuration_that_is_not_there_gets_a_hint(
+    tmp_path: Path, capsys: Output
+) -> None:
+    assert main(["status", "-c", str(tmp_path / "none.toml")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("give --config FILE or --socket PATH")
+
+
+@pytest.mark.parametrize("command", ["watch", "keygen", "keys"])
+def test_what_is_not_there_yet_says_so(command: str, capsys: Output) -> None:
+    assert main([command]) == 2
+    text = f"syncd: {command} is not in this version yet\n"
+    assert capsys.readouterr().err == text
+
+
+@pytest.mark.parametrize("output", ["xml", "save", "nonsense"])
+def test_an_output_that_is_not_there_is_refused(output: str, capsys: Output) -> None:
+    assert main(["show", "--socket", "/nowhere", "--output", output]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_filter_is_checked_before_the_daemon_is_asked(capsys: Output) -> None:
+    assert main(["show", "--socket", "/nowhere", "--src", "x"]) == 2
+    assert capsys.readouterr().err.startswith("syncd: --src: 'x' is not an address")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *([], ["nonsense"], ["flush"], ["flush", "all"], ["resync"]),
+        *(["status", "--timeout", "0"], ["status", "--timeout", "x"]),
+        *(["status", "--timeout", "nan"], ["status", "extra"], ["show", "links"]),
+        *(["status", "--js"], ["commit", "--peer"]),
+    ],
+)
+def test_wrong_usage_is_status_2(words: list[str], capsys: Output) -> None:
+    assert exit_status(*words) == 2
+    assert "syncd" in capsys.readouterr().err
+
+
+def test_the_version_is_told_before_and_after_the_command(capsys: Output) -> None:
+    for words in (["--version"], ["status", "--version"]):
+        assert exit_status(*words) == 0
+        assert capsys.readouterr().out.startswith(f"syncd {__version__} (")
+
+
+def test_every_command_has_a_help(capsys: Output) -> None:
+    assert exit_status("--help") == 0
+    text = capsys.readouterr().out
+    for command in (
+        *("run", "check-config", "status", "commit", "flush", "resync", "promote"),
+        *("demote", "fault", "verify", "show", "watch", "stop"),
+    ):
+        assert f"    {command} " in text
+        assert exit_status(command, "-h") == 0
+        assert "--timeout" in capsys.readouterr().out
+
+
+def test_a_path_that_no_socket_can_have_is_one_line(capsys: Output) -> None:
+    for path in ("/" + "x" * 200, "a\0b"):
+        assert main(["status", "--socket", path]) in (1, 3)
+        assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_client_loads_only_what_it_needs(tmp_path: Path) -> None:
+    code = (
+        "import sys; from syncd.cli.main import main;"
+        f" main(['status', '--socket', {str(tmp_path / 's')!r}]);"
+        " print(*sorted(sys.modules))"
+    )
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "syncd.cli.status" in loaded
+    assert not loaded & {
+        *("asyncio", "msgpack", "pyroute2", "zstandard", "tomllib", "dataclasses"),
+        *("syncd.config", "syncd.flows.view", "syncd.daemon", "ipaddress", "logging"),
+    }

@@ -1,0 +1,81 @@
+"""The status object becomes an aligned page; what is missing is a question mark."""
+
+from syncd.cli.status import page
+
+STATUS = {
+    "node": "fw1",
+    "version": "0.1.0",
+    "epoch": "1",
+    "uptime_s": 12.5,
+    "role": "backup",
+    "ready": True,
+    "tables": {
+        "own": {"flows": 10, "expectations": 0},
+        "peer": {"flows": 100000, "expectations": 2},
+    },
+    "peers": [
+        {
+            "node": "fw2",
+            "state": "in-step",
+            "flows": 100000,
+            "expectations": 2,
+            "lag_frames": 0,
+            "last_heard_s": 0.1,
+            "verified": True,
+        },
+        {
+            "node": "gate-3",
+            "state": "lost",
+            "flows": 0,
+            "expectations": 0,
+            "lag_frames": 12,
+            "last_heard_s": 7300,
+            "verified": False,
+        },
+    ],
+    "links": [
+        {
+            "interface": "eth2",
+            "type": "multicast",
+            "state": "active",
+            "sent_bytes": 900,
+            "sent_frames": 3,
+            "received_bytes": 5 << 20,
+            "received_frames": 4000,
+            "lost_frames": 1,
+            "rejected_frames": {"auth": 0, "replay": 0, "malformed": 2, "version": 1},
+        }
+    ],
+    "kernel": {"events": 5, "overruns": 0, "resyncs": 1, "entries": 9, "limit": 262144},
+    "commit": {"last": None},
+    "ok": True,
+}
+
+
+def test_the_page_is_aligned_and_says_all() -> None:
+    assert page(STATUS) == [
+        "fw1: backup, ready (syncd 0.1.0, up 12.5 s)",
+        "tables  own   10 flows      0 expectations",
+        "        peer  100000 flows  2 expectations",
+        "peers   fw2     in-step  100000 flows  2 expectations  lag 0 frames "
+        "  heard 0.1 s ago      verified",
+        "        gate-3  lost     0 flows       0 expectations  lag 12 frames"
+        "  heard 2 h 1 min ago  not verified",
+        "links   eth2  multicast  active  sent 900 B in 3"
+        "  received 5.0 MiB in 4000  lost 1  rejected 3",
+        "kernel  9 of 262144 entries  5 events  0 overruns  1 resyncs",
+        "commit  none yet",
+    ]
+
+
+def test_a_commit_is_told_when_there_was_one() -> None:
+    last = {"created": 5, "updated": 0, "unchanged": 1, "failed": 0, "seconds": 0.5}
+    text = page(STATUS | {"commit": {"last": last}})[-1]
+    assert text == "commit  5 created, 0 updated, 1 unchanged, 0 failed in 0.50 s"
+
+
+def test_what_the_daemon_does_not_tell_is_a_question_mark() -> None:
+    lines = page({"ok": True, "peers": "?", "links": [3], "kernel": None})
+    assert lines[0] == "?: ?, not ready (syncd ?, up ?)"
+    assert "peers   none" in lines
+    assert "links   none" in lines

@@ -1,0 +1,68 @@
+"""Answers of the daemon become one summary line, with what failed below it."""
+
+from syncd.cli.verbs import report
+
+
+def test_a_commit_tells_its_counts() -> None:
+    answer = {
+        "ok": True,
+        "created": 100000,
+        "updated": 0,
+        "unchanged": 0,
+        "failed": 0,
+        "seconds": 0.612,
+    }
+    assert report("commit", answer) == [
+        "committed: 100000 created, 0 updated, 0 unchanged, 0 failed in 0.61 s"
+    ]
+
+
+def test_failures_are_told_by_reason() -> None:
+    answer = {
+        "ok": False,
+        "created": 1,
+        "updated": 0,
+        "unchanged": 0,
+        "failed": 3,
+        "reasons": {"table full": 2, "no such master": 1},
+    }
+    assert report("commit", answer) == [
+        "committed: 1 created, 0 updated, 0 unchanged, 3 failed",
+        "  failed: 2 table full",
+        "  failed: 1 no such master",
+    ]
+
+
+def test_a_step_of_the_failover_tells_the_role() -> None:
+    answer = {"ok": True, "role": "primary", "created": 2, "seconds": 0.1}
+    assert report("promote", answer) == ["role primary: 2 created in 0.10 s"]
+    answer = {"ok": True, "role": "backup", "seconds": 0.0}
+    assert report("demote", answer) == ["role backup in 0.00 s"]
+
+
+def test_a_table_is_named() -> None:
+    answer = {"ok": True, "table": "peer", "flows": 7, "expectations": 0}
+    assert report("flush", answer) == ["flushed peer: 7 flows, 0 expectations"]
+    answer = {"ok": True, "what": "kernel", "flows": 7, "expectations": 1}
+    assert report("resync", answer) == ["resynced kernel: 7 flows, 1 expectations"]
+
+
+def test_what_has_no_counts_is_one_word() -> None:
+    assert report("stop", {"ok": True}) == ["stopped"]
+
+
+def test_every_peer_is_compared_on_its_own_line() -> None:
+    answer = {
+        "ok": False,
+        "peers": [
+            {"node": "fw2", "equal": True, "different": 0},
+            {"node": "fw3", "equal": False, "different": 3, "repaired": 3},
+            {"node": "fw4", "equal": False, "error": "no answer"},
+        ],
+    }
+    assert report("verify", answer) == [
+        "fw2: equal",
+        "fw3: not equal: 3 different, 3 repaired",
+        "fw4: not equal: no answer",
+    ]
+    assert report("verify", {"ok": True, "peers": []}) == ["no peers"]
