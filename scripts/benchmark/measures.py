@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmark import counters
-from benchmark.daemons import Daemon, Pair
+from benchmark.daemons import Daemon, Pair, wait_until
 from benchmark.load import Cycle, Load
 from benchmark.sniffer import Sniffer, match
 from benchmark.world import SYNC, World
@@ -25,6 +25,7 @@ _RATE_STEP = 50_000
 _RATE_LIMIT = 500_000
 _RATE_LEAST_S = 5.0  # longer than any buffer can hide an overload
 _SETTLE_S = 60.0
+_REST_S, _REST_SHARE = 0.3, 0.1
 
 
 @dataclass(slots=True)
@@ -160,14 +161,17 @@ def measure_table(trial: Trial, pair: Pair, wanted: frozenset[str]) -> Figures:
     before = {name: _resident(daemon) for name, daemon in daemons.items()}
     trial.load.establish(trial.flows, _FILL_RATE)
     pair.await_standby(trial.flows)
+    _await_rest(pair)
     if "memory" in wanted:
         for name, daemon in daemons.items():
             grown = _resident(daemon) - before[name]
             figures[f"memory {name}"] = grown / trial.flows
     if "resync" in wanted:
         pair.standby.flush_peer()
+        _await_rest(pair)
         figures["resync asked"] = _timed(trial, pair, pair.standby.pull)
         figures["resync restart"] = _timed(trial, pair, lambda: _restart(pair.standby))
+        _await_rest(pair)
     if "commit" in wanted:
         for name in ("empty", "existing"):
             commit = pair.standby.commit()
@@ -179,7 +183,20 @@ def measure_table(trial: Trial, pair: Pair, wanted: frozenset[str]) -> Figures:
                     f"{pair.active.kind}: commit ({name}) left {present} flows "
                     f"in the kernel, not {trial.flows}"
                 )
+            _await_rest(pair)
     return figures
+
+
+def _await_rest(pair: Pair) -> None:
+    """Let both finish what the last step left them to do."""
+
+    def at_rest() -> bool:
+        before = pair.active.cpu_ns() + pair.standby.cpu_ns()
+        time.sleep(_REST_S)
+        spent = pair.active.cpu_ns() + pair.standby.cpu_ns() - before
+        return spent < _REST_S * 1e9 * _REST_SHARE
+
+    wait_until(at_rest, _SETTLE_S, lambda: f"{pair.active.kind} at rest")
 
 
 def _resident(daemon: Daemon) -> int:

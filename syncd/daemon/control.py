@@ -224,19 +224,24 @@ class _Client:
             self._writer.write(data)
             async with asyncio.timeout(self._read_s):
                 await self._writer.drain()
-        except (OSError, TimeoutError):
+        except TimeoutError:
             self.closed = True
             self._writer.transport.abort()
+        except OSError:
+            self.closed = True
         else:
             await asyncio.sleep(0)
 
     async def close(self) -> None:
         self.closed = True
         self._writer.close()
-        with contextlib.suppress(OSError, TimeoutError):
+        try:
             async with asyncio.timeout(self._read_s):
                 await self._writer.wait_closed()
-        self._writer.transport.abort()
+        except TimeoutError:
+            self._writer.transport.abort()
+        except OSError:
+            pass  # lost already
 
 
 def _listen(path: str) -> socket.socket:

@@ -132,7 +132,7 @@ class Node:
         bundle = self.bundle
         async with contextlib.aclosing(host.watch_interfaces(bundle.wanted)) as changes:
             async for name, found in changes:
-                if found is None or not found.up:
+                if found is None or not found.usable:
                     bundle.interface_changed(name, None, 0, ())
                 else:
                     bundle.interface_changed(
@@ -145,7 +145,7 @@ class Node:
         if not watch.cancelled() and (error := watch.exception()) is not None:
             self._failed(error if isinstance(error, Exception) else RuntimeError())
 
-    def _received(self, batch: Batch, link: int = 0) -> None:
+    def _received(self, link: int, batch: Batch) -> None:
         now = time.monotonic()
         for datagram, source in batch:
             reason = self.engine.receive(datagram, source, now)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("syncd")
 _WAIT_S = 10.0  # for peers, when a command names no timeout
-_FLUSH_S = 3.0  # for the last changes to reach the peers, within demote and promote
+_FLUSH_S = 3.0  # for the last changes to reach the peers, within demote and fault
 _LOOK_S = 0.01
 _ROWS = 256  # answers that are made before others get their turn
 _DELETE_BATCH = 512
@@ -214,7 +214,7 @@ class Operations:
 
     # Roles
 
-    async def _promote(self, options: dict[str, object]) -> Answer:
+    async def _promote(self, _: dict[str, object]) -> Answer:
         async with self._turn:
             engine = self._engine
             peers = sources(engine.peers.values())
@@ -229,10 +229,10 @@ class Operations:
             for peer in peers:
                 if not result.failures:
                     peer.taken = (peer.inbox.epoch, peer.claim)
-            await self._node.listener.read_kernel()
-            pushed = await self._until(self._nothing_to_tell, options, _FLUSH_S)
-            answer = self._commit_answer(result, seconds)
-            return {"role": PRIMARY, "pushed": pushed} | answer
+            # The address may move now. The kernel is read anew (see `_adopt`) and the
+            # peers are told in the background: a dead peer must not delay a takeover.
+            self._node.pump()
+            return {"role": PRIMARY} | self._commit_answer(result, seconds)
 
     async def _demote(self, options: dict[str, object]) -> Answer:
         return await self._retire(self._engine.demote, options)

@@ -8,6 +8,7 @@ replication marks its flows again anyway.
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 
 from syncd.config import LinkConfig
 from syncd.link.udp import Batch, LinkState, LinkStatus, UdpLink
@@ -19,9 +20,13 @@ class LinkBundle:
     """The links of a node; one of them is used for sending."""
 
     def __init__(
-        self, configs: Iterable[LinkConfig], on_datagrams: Callable[[Batch], None]
+        self, configs: Iterable[LinkConfig], on_datagrams: Callable[[int, Batch], None]
     ) -> None:
-        self.links = tuple(UdpLink(config, on_datagrams) for config in configs)
+        """`on_datagrams` is given the link's place in the list, and what it heard."""
+        self.links = tuple(
+            UdpLink(config, partial(on_datagrams, place))
+            for place, config in enumerate(configs)
+        )
         self._used: UdpLink | None = None
 
     @property

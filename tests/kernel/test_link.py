@@ -291,8 +291,8 @@ async def test_a_bundle_sends_over_the_first_active_link_and_hears_all(
         LinkConfig(interface="eth1", group="225.0.0.50"),
     ]
     heard: list[tuple[bytes, str]] = []
-    sending = LinkBundle(configs, heard.extend)
-    hearing = LinkBundle(configs, heard.extend)
+    sending = LinkBundle(configs, lambda _place, batch: heard.extend(batch))
+    hearing = LinkBundle(configs, lambda _place, batch: heard.extend(batch))
 
     def tell(namespace: str, bundle: LinkBundle, name: str, number: int) -> None:
         with inside(namespace):

@@ -70,11 +70,15 @@ async def serving(
         read_s=read_s,
         gone_interval_s=0.001,
     )
+    logged = list[str]()
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: logged.append(str(context)))
     await server.start()
     try:
         yield node, server, failures
     finally:
         await server.close(patience_s=0.0)
+    assert not logged
 
 
 async def talk(path: Path, text: bytes) -> list[Answer]:

@@ -13,18 +13,18 @@ CONFIGS = (
 
 
 def test_each_interface_is_wanted_once_by_name_or_address() -> None:
-    bundle = LinkBundle(CONFIGS, lambda _: None)
+    bundle = LinkBundle(CONFIGS, lambda _place, _batch: None)
     assert bundle.wanted == ("eth2", "eth3", "10.0.0.1")
 
 
 def test_without_an_active_link_nobody_sends_and_the_smallest_frame_counts() -> None:
-    bundle = LinkBundle(CONFIGS, lambda _: None)
+    bundle = LinkBundle(CONFIGS, lambda _place, _batch: None)
     assert bundle.sender is None
     assert bundle.frame_bytes == 576 - 28
 
 
 def test_facts_reach_only_the_links_on_that_interface() -> None:
-    bundle = LinkBundle(CONFIGS, lambda _: None)
+    bundle = LinkBundle(CONFIGS, lambda _place, _batch: None)
     bundle.interface_changed("eth2", None, 1400, [])
     assert [status.reason for status in bundle.status()] == [
         "the interface is absent or down",
@@ -37,6 +37,6 @@ def test_facts_reach_only_the_links_on_that_interface() -> None:
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_a_closed_bundle_has_no_sender(count: int) -> None:
-    bundle = LinkBundle(CONFIGS[:count], lambda _: None)
+    bundle = LinkBundle(CONFIGS[:count], lambda _place, _batch: None)
     bundle.close()
     assert bundle.sender is None
