@@ -1,0 +1,245 @@
+"""One run of a plan: a whole cluster, its faults, and the final reckoning.
+
+In: a `Plan`. Out: a `Report`, or `Violation`. After the load and the faults have ended
+the network heals, and within `settle_s` of virtual time every node's own table has to
+equal its kernel by meaning, every copy its original byte for byte, and every peer has
+to be in step; then all of it has to stay so while nothing but heartbeats is sent.
+"""
+
+import random
+from dataclasses import dataclass
+
+from tests.sim.clock import Clock
+from tests.sim.decode import expectation_facts, flow_facts
+from tests.sim.network import ModelNetwork
+from tests.sim.node import SimulatedNode
+from tests.sim.plan import Fault, Plan
+from tests.sim.watch import Violation, Watch
+from tests.sim.workload import Workload
+
+_STEP_S = 0.05
+_REST_S = 1.5
+_REST_PUMPS = 400  # of one node in `_REST_S`
+_LOG_LINES = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of a run."""
+
+    settled_s: float  # after the faults had ended
+    events: int
+    datagrams: int
+    flows: int
+    losses: int
+
+
+class Cluster:
+    """Nodes, kernels, network and clock of one run."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.clock = Clock()
+        self.rng = random.Random(plan.seed ^ 0x5EED)
+        self.network = ModelNetwork(self.clock, random.Random(plan.seed ^ 0xCAB1E))
+        self.watch = Watch()
+        self.nodes: dict[str, SimulatedNode] = {}
+        self.workloads: dict[str, Workload] = {}
+        for index, name in enumerate(plan.nodes):
+            node = SimulatedNode(
+                name,
+                self.clock,
+                self.network,
+                random.Random(self.rng.random()),
+                self.watch,
+                plan.settings,
+                plan.habit(index),
+            )
+            node.kernel.late_end_share = plan.late_end_share
+            self.nodes[name] = node
+            rng = random.Random(self.rng.random())
+            self.workloads[name] = Workload(
+                node.kernel, self.clock, rng, plan.pace(index)
+            )
+
+    def run(self) -> Report:
+        """The whole plan; raises `Violation` with the story of the run."""
+        try:
+            return self._run()
+        except Exception as error:
+            raise Violation(self.story(error)) from error
+
+    def story(self, error: Exception) -> str:
+        """What went wrong in which run, and how to see it again."""
+        lines = [line for node in self.nodes.values() for line in node.log]
+        return "\n".join(
+            (
+                f"{type(error).__name__}: {error}",
+                f"replay: scripts/test --seeds 1 --from {self.plan.seed}",
+                f"at {self.clock.now:.4f}",
+                str(self.plan),
+                *sorted(lines)[-_LOG_LINES:],
+            )
+        )
+
+    def _run(self) -> Report:
+        plan, clock = self.plan, self.clock
+        self.network.weather = plan.weather
+        begin = clock.now
+        self.start()
+        for fault in plan.faults:
+            clock.at(begin + fault.at_s, lambda fault=fault: self.apply(fault))  # type: ignore[misc] # mypy and default arguments
+        last = max((f.at_s + f.for_s for f in plan.faults), default=0.0)
+        clock.run_until(begin + plan.load_s)
+        self.stop_load()
+        clock.run_until(max(clock.now, begin + last + 0.01))
+        self.network.heal()
+        if plan.roles:
+            self._give_one_the_traffic()
+        settled_s = self.settle(plan.settle_s)
+        self.rest()
+        kernels = [node.kernel for node in self.nodes.values()]
+        return Report(
+            settled_s=settled_s,
+            events=sum(kernel.events for kernel in kernels),
+            datagrams=self.network.datagrams,
+            flows=sum(len(kernel.flows) for kernel in kernels),
+            losses=sum(node.losses for node in self.nodes.values()),
+        )
+
+    def start(self) -> None:
+        """Traffic first, then the daemons, not all at once."""
+        for workload in self.workloads.values():
+            workload.start()
+        for node in self.nodes.values():
+            self.clock.after(self.rng.uniform(0.0, 0.3), node.start)
+
+    def stop_load(self) -> None:
+        """From here on nothing changes in any kernel."""
+        for workload in self.workloads.values():
+            workload.stop()
+
+    def _give_one_the_traffic(self) -> None:
+        """The last word on roles: one is primary, what was held back is let go."""
+        self.clock.run_until(self.clock.now + 10.0)  # stragglers included
+        for node in self.nodes.values():
+            node.command("demote")
+        self.clock.run_until(self.clock.now + 1.5)
+        self.rng.choice(list(self.nodes.values())).command("promote")
+
+    # Faults
+
+    def apply(self, fault: Fault) -> None:
+        """Let it happen, and end by itself."""
+        node = self.nodes[fault.who[0]]
+        others = [name for name in self.nodes if name != fault.who[0]]
+        match fault.what:
+            case "restart":
+                if node.engine is not None:
+                    node.stop()
+                    self.clock.after(fault.for_s, node.start)
+            case "new kernel":
+                if node.engine is not None:
+                    node.stop()
+                    for entry in list(node.kernel.flows.values()):
+                        node.kernel.end(entry)
+                    self.clock.after(fault.for_s, node.start)
+            case "pause":
+                node.pause(fault.for_s)
+            case "cut":
+                self._cut(fault, (fault.who, fault.who[::-1]))
+            case "deafen":
+                self._cut(fault, (fault.who,))
+            case "isolate":
+                pairs = [(fault.who[0], name) for name in others]
+                self._cut(fault, (*pairs, *((b, a) for a, b in pairs)))
+            case word:
+                node.command(word)
+
+    def _cut(self, fault: Fault, paths: tuple[tuple[str, ...], ...]) -> None:
+        for source, target in paths:
+            self.network.cut(source, target)
+
+        def mend() -> None:
+            for source, target in paths:
+                self.network.mend(source, target)
+
+        self.clock.after(fault.for_s, mend)
+
+    # The reckoning
+
+    def settle(self, limit_s: float) -> float:
+        """Run until everything agrees; return how long that took."""
+        begin = self.clock.now
+        while True:
+            wrong = self.disagreement()
+            if not wrong:
+                return self.clock.now - begin
+            if self.clock.now - begin >= limit_s:
+                raise Violation(f"no agreement after {limit_s} s: {wrong}")
+            self.clock.run_until(self.clock.now + _STEP_S)
+
+    def rest(self) -> None:
+        """Nothing happens any more: all stays equal, and only heartbeats are sent."""
+        before = {name: node.pumps for name, node in self.nodes.items()}
+        self.clock.run_until(self.clock.now + _REST_S)
+        wrong = self.disagreement()
+        if wrong:
+            raise Violation(f"the agreement did not last: {wrong}")
+        for name, node in self.nodes.items():
+            pumps = node.pumps - before[name]
+            if pumps > _REST_PUMPS * len(self.nodes):
+                raise Violation(f"{name} woke {pumps} times in {_REST_S} s of rest")
+
+    def disagreement(self) -> str:
+        """The first thing that is not equal or not in step, or nothing."""
+        for node in self.nodes.values():
+            wrong = self._out_of_step(node)
+            if wrong:
+                return wrong
+        for node in self.nodes.values():
+            wrong = against_kernel(node)
+            if wrong:
+                return wrong
+        return ""
+
+    def _out_of_step(self, node: SimulatedNode) -> str:
+        engine = node.running
+        for name, other in self.nodes.items():
+            if name == node.name:
+                continue
+            peer = engine.peers.get(name)
+            if peer is None:
+                return f"{node.name} does not know {name}"
+            if peer.state.value != "in-step":
+                return f"{name} is {peer.state.value} at {node.name}"
+            own = other.running.own
+            for kind, copy, original in (
+                ("flows", peer.flows.bodies, own.flows.bodies),
+                ("expectations", peer.expectations.bodies, own.expectations.bodies),
+            ):
+                if copy != original:
+                    missing = len(original.keys() - copy.keys())
+                    extra = len(copy.keys() - original.keys())
+                    return (
+                        f"{node.name}'s {kind} of {name}: {missing} missing, "
+                        f"{extra} too many, of {len(original)}"
+                    )
+        return ""
+
+
+def against_kernel(node: SimulatedNode) -> str:
+    """How the own tables differ from the kernel by meaning, timeouts excepted."""
+    own, kernel = node.running.own, node.kernel
+    there = {entry.key: entry.facts for entry in kernel.flows.values()}
+    here = {key: flow_facts(key, body) for key, body in own.flows.bodies.items()}
+    for key in there.keys() | here.keys():
+        if there.get(key) != here.get(key):
+            return f"{node.name}: kernel {there.get(key)}, own {here.get(key)}"
+    expected = {entry.expected for entry in kernel.expectations.values()}
+    noted = {
+        expectation_facts(key, body) for key, body in own.expectations.bodies.items()
+    }
+    if expected != noted or len(noted) != len(own.expectations.bodies):
+        return f"{node.name}: kernel expects {expected - noted}, own {noted - expected}"
+    return ""

@@ -1,0 +1,313 @@
+"""The driver around one engine: what the daemon's node does, in virtual time.
+
+In: events of a model kernel, datagrams of a model network, commands. Out: the engine's
+verbs in the order of the real node: drain at a beat, look up, dump in paced chunks,
+receive, tick, send. Between a chunk's writing and its reading the kernel goes on, for
+the real one writes a chunk ahead.
+"""
+
+import random
+from collections import deque
+from dataclasses import dataclass
+
+from syncd.config import FilterConfig
+from syncd.flows.filter import RecordFilter
+from syncd.replication.agreement import Settings
+from syncd.replication.engine import ReplicationEngine
+from tests.sim.clock import Action, Clock
+from tests.sim.kernel import Chunk, ModelKernel, Place
+from tests.sim.network import ModelNetwork
+from tests.sim.watch import Violation, Watch
+
+_FIRST: Place = (-1, b"")
+_AT_ONCE_LIMIT = 200  # sends at one instant before it counts as a busy loop
+_STORM_LIMIT = 5000  # wake-ups of one node within one virtual second
+_RECEIVE_LIMIT = 4096  # datagrams in the socket buffer of a paused node
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """How this node is driven; times in virtual seconds."""
+
+    beat_s: float = 0.005
+    drain_limit: int = 512
+    queue_limit: int = 4096
+    sticky_queue: bool = False
+    chunk: int = 40
+    chunk_gap_s: float = 0.002
+
+
+class SimulatedNode:
+    """One daemon, its kernel and its place on the network."""
+
+    def __init__(
+        self,
+        name: str,
+        clock: Clock,
+        network: ModelNetwork,
+        rng: random.Random,
+        watch: Watch,
+        settings: Settings,
+        habits: Habits,
+    ) -> None:
+        self.name = name
+        self.kernel = ModelKernel(clock, rng)
+        self.engine: ReplicationEngine | None = None
+        self.settings = settings
+        self.habits = habits
+        self.pumps = 0
+        self.dumps = 0
+        self.losses = 0
+        self.log: list[str] = []
+        self.uncertain = True  # have events been lost that no dump has made good?
+        self._clock = clock
+        self._network = network
+        self._rng = rng
+        self._watch = watch
+        self._life = 0
+        self._paused = False
+        self._arrived: deque[tuple[bytes, str]] = deque()
+        self._drain_due = False
+        self._dumping = False
+        self._dumped = False
+        self._wake_at = 0.0
+        self._second = 0
+        self._second_began_at = 0
+        network.join(name, self.arrive)
+
+    @property
+    def running(self) -> ReplicationEngine:
+        """The engine of a node that is up."""
+        assert self.engine is not None, f"{self.name} is down"
+        return self.engine
+
+    def start(self) -> None:
+        """A new life: subscribe, then read the kernel's table."""
+        now = self._clock.now
+        self._life += 1
+        self._arrived.clear()
+        self._drain_due = self._dumping = self._dumped = self._paused = False
+        self._wake_at = 0.0
+        self.uncertain = True
+        habits = self.habits
+        queue = self.kernel.listen(habits.queue_limit, sticky=habits.sticky_queue)
+        queue.wake = self._events_wait
+        everything = RecordFilter(FilterConfig(), expectations=True)
+        epoch = self._rng.getrandbits(48)
+        self.engine = ReplicationEngine(
+            self.name, epoch, self.settings, everything, now
+        )
+        self._watch.started(self.name, self.engine)
+        self._note(f"starts, epoch {epoch:x}")
+        self._pump()
+
+    def stop(self) -> None:
+        """SIGKILL: the kernel keeps its table, the daemon forgets everything."""
+        self._life += 1
+        self.engine = None
+        self.kernel.queue.closed = True
+        self._note("stops")
+
+    def pause(self, seconds: float) -> None:
+        """The daemon gets no CPU; its sockets fill."""
+        if self.engine is None or self._paused:
+            return
+        self._paused = True
+        self._note(f"pauses for {seconds:.3f} s")
+        self._later(seconds, self._resume)
+
+    def command(self, word: str) -> None:
+        """An operator's or a failover script's command."""
+        if self.engine is None or self._paused:
+            return
+        self._note(word)
+        now = self._clock.now
+        match word:
+            case "promote":
+                self.engine.promote(now)
+            case "demote":
+                self.engine.demote(now)
+            case "fault":
+                self.engine.fault(now)
+            case "pull":
+                self.engine.pull(now)
+            case "push":
+                self.engine.push(now)
+            case "verify":
+                self.engine.verify(now)
+            case "resync kernel":
+                self._begin_dump()
+            case _:
+                raise ValueError(word)
+        self._watch.own(self)
+        self._pump()
+
+    def arrive(self, datagram: bytes, source: str) -> None:
+        """A datagram is in the socket."""
+        if self.engine is None:
+            return
+        if self._paused:
+            if len(self._arrived) < _RECEIVE_LIMIT:
+                self._arrived.append((datagram, source))
+            return
+        self._receive(datagram, source)
+        self._pump()
+
+    def _receive(self, datagram: bytes, source: str) -> None:
+        engine = self.running
+        refused = engine.receive(datagram, source, self._clock.now)
+        if refused is not None:
+            raise Violation(f"{self.name} refused a frame of {source}: {refused}")
+        self._watch.peers(self)
+        self._watch.own(self)
+
+    def _resume(self) -> None:
+        self._paused = False
+        while self._arrived:
+            self._receive(*self._arrived.popleft())
+        self._drain()
+
+    # The kernel's side
+
+    def _events_wait(self) -> None:
+        if not self._drain_due:
+            self._drain_due = True
+            self._later(self.habits.beat_s, self._drain)
+
+    def _drain(self) -> None:
+        if self._paused:
+            self._drain_due = False
+            return
+        queue = self.kernel.queue
+        events = queue.drain(self.habits.drain_limit)
+        self._drain_due = False
+        if events:
+            self.running.kernel_events(events, self._clock.now)
+            self._look_up()
+            self._watch.own(self)
+        losses = queue.check_losses()
+        if losses:
+            self.losses += losses
+            self.uncertain = True
+            self._dumped = False
+            self.running.dump_wanted = True
+            self._note(f"lost {losses} events")
+        if queue.waiting:
+            self._events_wait()
+        self._settle()
+        self._pump()
+
+    def _settle(self) -> None:
+        """A whole dump since the last loss and no event waiting: nothing is unknown."""
+        queue = self.kernel.queue
+        if self._dumped and not self._dumping and not queue.waiting and not queue.losses_unseen:
+            self.uncertain = False
+
+    def _look_up(self) -> None:
+        engine = self.running
+        found = (self.kernel.get(key) for key in engine.take_lookups())
+        replies = [reply for reply in found if reply is not None]
+        if replies:
+            engine.kernel_events(replies, self._clock.now)
+
+    def _begin_dump(self) -> None:
+        if self._dumping:
+            self.running.dump_wanted = True
+            return
+        self._dumping = True
+        self.dumps += 1
+        self._dumped = True  # unless something is lost until its end
+        self._later(self._gap(), self._first_chunk)
+
+    def _first_chunk(self) -> None:
+        self.running.begin_dump(self._clock.now)
+        self._read_chunk("flows", self.kernel.dump_flows(_FIRST, self.habits.chunk))
+
+    def _read_chunk(self, kind: str, chunk: Chunk) -> None:
+        """Later, hand over this chunk; the next is written at that moment."""
+        self._later(self._gap(), lambda: self._take_chunk(kind, chunk))
+
+    def _take_chunk(self, kind: str, chunk: Chunk) -> None:
+        if self._paused:
+            self._later(0.01, lambda: self._take_chunk(kind, chunk))
+            return
+        engine, now = self.running, self._clock.now
+        replies, cursor = chunk
+        if replies:
+            dump = self.kernel.dump_flows
+            if kind != "flows":
+                dump = self.kernel.dump_expectations
+            following = dump(cursor, self.habits.chunk)
+            engine.dump_part(replies, now)
+            self._look_up()
+            self._watch.own(self)
+            self._read_chunk(kind, following)
+        elif kind == "flows":
+            limit = self.habits.chunk
+            self._read_chunk("expectations", self.kernel.dump_expectations(_FIRST, limit))
+        else:
+            self._dumping = False
+            engine.end_dump(now)
+            self._look_up()
+            self._watch.own(self)
+            self._settle()
+        self._pump()
+
+    def _gap(self) -> float:
+        return self._rng.uniform(0.2, 2.0) * self.habits.chunk_gap_s
+
+    # What leaves
+
+    def _pump(self) -> None:
+        """Tick and send what is due, then wait for the deadline."""
+        if self._paused:
+            return
+        engine, now = self.running, self._clock.now
+        if engine.dump_wanted and not self._dumping:
+            self._begin_dump()
+        self._count_wake_ups(now)
+        for _ in range(_AT_ONCE_LIMIT):
+            self.pumps += 1
+            engine.tick(now)
+            for datagram in engine.send(now):
+                if len(datagram) > self.settings.frame_bytes:
+                    raise Violation(f"{self.name} sends {len(datagram)} bytes at once")
+                self._network.send(self.name, datagram)
+            due = engine.deadline()
+            if due is None or due > now:
+                break
+        else:
+            raise Violation(f"{self.name} is busy for ever: deadline {due} at {now}")
+        self._watch.bounds(self)
+        for level, text in engine.take_messages():
+            self._note(f"{level}: {text}")
+        if due is not None and (self._wake_at <= now or due < self._wake_at):
+            self._wake_at = due
+            self._clock.at(due, self._in_this_life(self._wake))
+
+    def _count_wake_ups(self, now: float) -> None:
+        second = int(now)
+        if second != self._second:
+            self._second, self._second_began_at = second, self.pumps
+        if self.pumps - self._second_began_at > _STORM_LIMIT:
+            raise Violation(f"{self.name} woke {_STORM_LIMIT} times in a second")
+
+    def _wake(self) -> None:
+        if not self._paused and self._wake_at <= self._clock.now:
+            self._pump()
+
+    def _later(self, delay: float, action: Action) -> None:
+        self._clock.after(delay, self._in_this_life(action))
+
+    def _in_this_life(self, action: Action) -> Action:
+        """The action, unless this life of the daemon is over by then."""
+        life = self._life
+
+        def act() -> None:
+            if self._life == life:
+                action()
+
+        return act
+
+    def _note(self, text: str) -> None:
+        self.log.append(f"{self._clock.now:10.4f} {self.name}: {text}")

@@ -1,0 +1,153 @@
+"""What happens in one simulated run, drawn from its seed.
+
+In: a seed. Out: a `Plan`: nodes, pace, weather, habits and a list of faults with their
+times. A plan is plain data, so that a story can be written down by hand as well.
+"""
+
+import random
+from dataclasses import dataclass, field
+
+from syncd.replication.agreement import Settings
+from tests.sim.network import Weather
+from tests.sim.node import Habits
+from tests.sim.workload import Pace
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`what` happens to `who` (names) at `at_s`, for `for_s` seconds."""
+
+    at_s: float
+    what: str
+    who: tuple[str, ...]
+    for_s: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.at_s:.2f} s: {self.what} {','.join(self.who)} {self.for_s:.2f} s"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One run."""
+
+    seed: int
+    nodes: tuple[str, ...] = ("fw1", "fw2")
+    load_s: float = 3.0
+    settle_s: float = 12.0
+    weather: Weather = field(default_factory=Weather)
+    settings: Settings = field(default_factory=Settings)
+    paces: tuple[Pace, ...] = (Pace(),)  # one per node, the last for the rest
+    habits: tuple[Habits, ...] = (Habits(),)
+    late_end_share: float = 0.0
+    roles: bool = False
+    faults: tuple[Fault, ...] = ()
+
+    def pace(self, index: int) -> Pace:
+        """Of the node with this index."""
+        return self.paces[min(index, len(self.paces) - 1)]
+
+    def habit(self, index: int) -> Habits:
+        """Of the node with this index."""
+        return self.habits[min(index, len(self.habits) - 1)]
+
+    def __str__(self) -> str:
+        lines = [
+            f"seed {self.seed}: {', '.join(self.nodes)}, load {self.load_s:.2f} s",
+            f"  {self.weather}",
+            f"  {self.settings}",
+            *(f"  {pace}" for pace in self.paces),
+            *(f"  {habits}" for habits in self.habits),
+            *(f"  {fault}" for fault in self.faults),
+        ]
+        return "\n".join(lines)
+
+
+def draw(seed: int) -> Plan:
+    """The plan of a seed."""
+    rng = random.Random(seed)
+    count = rng.choices((2, 3, 4, 5), (45, 40, 10, 5))[0]
+    nodes = tuple(f"fw{number}" for number in range(1, count + 1))
+    load_s = rng.uniform(1.0, 3.0)
+    roles = rng.random() < 0.2
+    return Plan(
+        seed=seed,
+        nodes=nodes,
+        load_s=load_s,
+        weather=_weather(rng),
+        settings=_settings(rng),
+        paces=tuple(_pace(rng, count) for _ in nodes),
+        habits=tuple(_habits(rng) for _ in nodes),
+        late_end_share=rng.choice((0.0, 0.0, 0.3)),
+        roles=roles,
+        faults=tuple(_faults(rng, nodes, load_s, roles=roles)),
+    )
+
+
+def _weather(rng: random.Random) -> Weather:
+    return Weather(
+        loss=rng.choice((0.0, 0.01, 0.05, 0.2, 0.4)),
+        duplication=rng.choice((0.0, 0.0, 0.05, 0.3)),
+        delay_s=rng.choice((0.0001, 0.0005, 0.005, 0.05)),
+        jitter_s=rng.choice((0.0, 0.0002, 0.002, 0.02)),
+        straggler=rng.choice((0.0, 0.0, 0.005, 0.03)),
+        echo=rng.choice((0.0, 0.0, 0.0, 0.05)),
+    )
+
+
+def _settings(rng: random.Random) -> Settings:
+    return Settings(
+        silence_s=rng.choice((1.0, 3.0)),
+        window_frames=rng.choice((4, 16, 256, 256)),
+        frame_bytes=rng.choice((1000, 1400, 1400, 8900)),
+        ack_frames=rng.choice((1, 32, 32)),
+        burst_frames=rng.choice((2, 64)),
+    )
+
+
+def _pace(rng: random.Random, count: int) -> Pace:
+    if rng.random() < 0.15:
+        return Pace(initial=0, births=0.0)
+    share = 2 / count
+    return Pace(
+        initial=int(rng.choice((0, 10, 50)) * share),
+        births=rng.choice((0.0, 5.0, 20.0, 40.0)) * share,
+        step_s=rng.choice((0.02, 0.1, 0.3)),
+        ports=rng.choice((2, 8, 200)),
+        zones=rng.choice((0, 2)),
+    )
+
+
+def _habits(rng: random.Random) -> Habits:
+    return Habits(
+        beat_s=rng.choice((0.0005, 0.005, 0.02)),
+        drain_limit=rng.choice((3, 64, 512)),
+        queue_limit=rng.choice((4, 16, 256, 4096, 4096)),
+        sticky_queue=rng.random() < 0.5,
+        chunk=rng.choice((1, 7, 40)),
+        chunk_gap_s=rng.choice((0.0002, 0.002, 0.02)),
+    )
+
+
+def _faults(
+    rng: random.Random, nodes: tuple[str, ...], load_s: float, *, roles: bool
+) -> list[Fault]:
+    faults = []
+    for _ in range(rng.choice((0, 1, 2, 4))):
+        at_s = rng.uniform(0.0, load_s)
+        first, second = rng.sample(nodes, 2)
+        short = rng.choice((0.02, 0.2, 1.0, 4.0))
+        for_s = rng.uniform(0.2, 1.0) * short
+        kinds = ("restart", "pause", "cut", "deafen", "isolate", "command", "new kernel")
+        what = rng.choices(kinds, (30, 15, 15, 15, 10, 15, 5))[0]
+        match what:
+            case "cut" | "deafen":
+                faults.append(Fault(at_s, what, (first, second), for_s))
+            case "command":
+                word = rng.choice(("pull", "push", "verify", "resync kernel"))
+                faults.append(Fault(at_s, word, (first,)))
+            case _:
+                faults.append(Fault(at_s, what, (first,), for_s))
+    for _ in range(rng.randint(1, 5) if roles else 0):
+        word = rng.choice(("promote", "demote", "fault"))
+        faults.append(Fault(rng.uniform(0.0, load_s), word, (rng.choice(nodes),)))
+    return sorted(faults, key=lambda fault: fault.at_s)

@@ -1,0 +1,203 @@
+"""What must be true at any time, checked after every step of every node.
+
+In: nodes whose tables may have changed. Out: `Violation` at the first thing that is
+wrong. The watch writes down the history of every record of every node's own table; a
+copy at a peer has to walk along that history and never back: so nothing is invented,
+no late frame overwrites, no ended flow returns, and no live flow vanishes.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from syncd.replication.engine import ReplicationEngine
+from syncd.replication.peer import Peer
+
+if TYPE_CHECKING:
+    from tests.sim.node import SimulatedNode
+
+_LOST_RANGES_LIMIT = 130
+_LOOKUPS_LIMIT = 1024
+
+Bodies = Mapping[bytes, bytes]
+
+
+class Violation(AssertionError):
+    """Something that must never be."""
+
+
+class History:
+    """All states of one kind of records of one node, over all lives of its daemon."""
+
+    __slots__ = ("_last", "_shown", "states")
+
+    def __init__(self) -> None:
+        self.states: dict[bytes, list[bytes | None]] = {}
+        self._last: dict[bytes, bytes] = {}
+        self._shown: set[bytes] = set()  # in this life of the daemon
+
+    def begin_life(self) -> None:
+        """The daemon has forgotten its table: that ends nothing."""
+        self._shown.clear()
+
+    def note(self, bodies: Bodies, *, whole: bool) -> list[bytes]:
+        """Write down what changed; not `whole` = a dump may still show what is missing.
+
+        Returns the keys that appeared.
+        """
+        last = self._last
+        if bodies == last:
+            return []
+        appeared = []
+        for key, body in bodies.items():
+            before = last.get(key)
+            self._shown.add(key)
+            if before == body:
+                continue
+            if before is None:
+                appeared.append(key)
+            self.states.setdefault(key, [None]).append(body)
+            last[key] = body
+        for key in last.keys() - bodies.keys():
+            if whole or key in self._shown:
+                self.states[key].append(None)
+                del last[key]
+        return appeared
+
+
+class Copy:
+    """One peer's copy of another node's records, and how far it has come."""
+
+    __slots__ = ("_history", "_last", "_positions")
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._last: dict[bytes, bytes] = {}
+        self._positions: dict[bytes, int] = {}
+
+    def note(self, bodies: Bodies) -> str:
+        """Follow the copy along the history; what is wrong, or nothing."""
+        last = self._last
+        if bodies == last:
+            return ""
+        for key, body in bodies.items():
+            if last.get(key) != body:
+                if not self._advance(key, body):
+                    return self._explain(key, body)
+                last[key] = body
+        for key in last.keys() - bodies.keys():
+            if not self._advance(key, None):
+                return self._explain(key, None)
+            del last[key]
+        return ""
+
+    def _advance(self, key: bytes, body: bytes | None) -> bool:
+        states = self._history.states.get(key)
+        if states is None:
+            return False
+        try:
+            at = states.index(body, self._positions.get(key, 0))
+        except ValueError:
+            return False
+        self._positions[key] = at
+        return True
+
+    def _explain(self, key: bytes, body: bytes | None) -> str:
+        states = self._history.states.get(key)
+        if states is None:
+            return f"key {key.hex()} is invented"
+        if body is None:
+            return f"key {key.hex()} vanished while it lives"
+        if body not in states:
+            return f"a body of key {key.hex()} is invented: {body.hex()}"
+        now, old = self._positions.get(key, 0), states.index(body)
+        what = "came back after its end" if None in states[old:now] else "went back"
+        return f"key {key.hex()} {what}: state {old} after {now}"
+
+
+class Watch:
+    """The checks that run all the time."""
+
+    def __init__(self) -> None:
+        self._histories: dict[tuple[str, str], History] = {}
+        self._copies: dict[tuple[str, str, str], Copy] = {}
+        self._names: set[str] = set()
+        self.most_marks = 0
+
+    def started(self, name: str, engine: ReplicationEngine) -> None:
+        """A new life of a daemon: its copies of the others are gone."""
+        self._names.add(name)
+        self._copies = {at: copy for at, copy in self._copies.items() if at[0] != name}
+        for kind in ("flows", "expectations"):
+            self._history(name, kind).begin_life()
+        if engine.own.flows.bodies or engine.peers:
+            raise Violation(f"{name} is born with records")
+
+    def _history(self, name: str, kind: str) -> History:
+        return self._histories.setdefault((name, kind), History())
+
+    def own(self, node: "SimulatedNode") -> None:
+        """A node's own tables may have changed."""
+        engine = node.running
+        own, whole = engine.own, engine.kernel_read
+        flows = self._history(node.name, "flows")
+        for key in flows.note(own.flows.bodies, whole=whole):
+            if key not in node.kernel.flows and not node.uncertain:
+                self._must_be_on_its_way(node, key)
+        expectations = self._history(node.name, "expectations")
+        expectations.note(own.expectations.bodies, whole=whole)
+
+    def _must_be_on_its_way(self, node: "SimulatedNode", key: bytes) -> None:
+        """An own flow that the kernel does not have: its end has to be in the queue."""
+        queue = node.kernel.queue
+        tuple_ = key[: 4 + int.from_bytes(key[4:6], "little")]
+        if queue.losses_unseen or any(
+            event.startswith(tuple_, 16) for event in queue.waiting
+        ):
+            return
+        raise Violation(f"{node.name} revives a flow that has ended: {key.hex()}")
+
+    def peers(self, node: "SimulatedNode") -> None:
+        """A node's copies of other nodes' tables may have changed."""
+        for peer in node.running.peers.values():
+            if peer.name not in self._names or peer.name == node.name:
+                raise Violation(f"{node.name} has a peer {peer.name!r}")
+            self._copy(node.name, peer, "flows", peer.flows.bodies)
+            self._copy(node.name, peer, "expectations", peer.expectations.bodies)
+
+    def _copy(self, observer: str, peer: Peer, kind: str, bodies: Bodies) -> None:
+        at = (observer, peer.name, kind)
+        copy = self._copies.get(at)
+        if copy is None:
+            copy = self._copies[at] = Copy(self._history(peer.name, kind))
+        wrong = copy.note(bodies)
+        if wrong:
+            raise Violation(f"{observer}'s {kind} of {peer.name}: {wrong}")
+
+    def bounds(self, node: "SimulatedNode") -> None:
+        """Nothing grows without a limit."""
+        engine = node.running
+        unacked = len(engine.outbox.unacked)
+        if unacked > node.settings.window_frames + 1:
+            raise Violation(f"{node.name} has {unacked} unacknowledged frames")
+        if len(engine.own.lookups) > _LOOKUPS_LIMIT:
+            raise Violation(f"{node.name} wants {len(engine.own.lookups)} lookups")
+        for table, kind in (
+            (engine.own.flows, "flows"),
+            (engine.own.expectations, "expectations"),
+        ):
+            ever = len(self._history(node.name, kind).states)
+            self.most_marks = max(self.most_marks, len(table.marks))
+            if len(table.marks) > ever:
+                raise Violation(f"{node.name} has {len(table.marks)} marks on {kind}")
+            if table.facts.keys() != table.bodies.keys():
+                raise Violation(f"{node.name}: facts and bodies of {kind} differ")
+            if not table.held.keys() <= table.bodies.keys():
+                raise Violation(f"{node.name} holds back ends of unknown {kind}")
+        for peer in engine.peers.values():
+            if len(peer.inbox.lost) > _LOST_RANGES_LIMIT:
+                raise Violation(f"{node.name} remembers {len(peer.inbox.lost)} gaps")
+            for copy in (peer.flows, peer.expectations):
+                if copy.told_s.keys() != copy.bodies.keys():
+                    raise Violation(f"{node.name}: times of {peer.name}'s records differ")
+                if not copy.stale <= copy.bodies.keys():
+                    raise Violation(f"{node.name}: stale keys of {peer.name} unknown")
