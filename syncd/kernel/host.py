@@ -28,7 +28,7 @@ from syncd.errors import KernelError
 
 _LOG = logging.getLogger("syncd.kernel")
 _SETTINGS = Path("/proc/sys/net/netfilter")
-_PROCESS = Path("/proc/self/status")
+_STATUS = Path("/proc/self/status")
 _CAP_NET_ADMIN = 12
 _NETLINK_NETFILTER = 12
 _GET_STATISTICS = 0x0105  # asks for the number of entries: the smallest question
@@ -115,7 +115,7 @@ def prepare_events(root: Path = _SETTINGS) -> list[str]:
     )
 
 
-def check_rights(status: Path = _PROCESS) -> None:
+def check_rights(status: Path = _STATUS) -> None:
     """Refuse to go on without the rights and the kernel parts that we need."""
     effective = _effective_capabilities(status)
     if effective is not None and not effective >> _CAP_NET_ADMIN & 1:

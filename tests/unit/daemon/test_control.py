@@ -46,8 +46,8 @@ class Node:
                 raise ZeroDivisionError("a bug")
             if peer == "wait":
                 await self.go_on.wait()
-            if peer == "many":
-                for number in range(200_000):
+            if str(peer).startswith("rows-"):
+                for number in range(int(str(peer)[5:])):
                     yield {"row": number, "filler": "x" * 100}
         except (asyncio.CancelledError, GeneratorExit):
             self.cancelled.set()
@@ -243,17 +243,34 @@ async def test_a_client_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
     ):
         client = socket.socket(socket.AF_UNIX)
         client.connect(str(path))
-        client.send(b'{"command": "verify", "peer": "many"}\n')
+        client.send(b'{"command": "verify", "peer": "rows-200000"}\n')
         await node.cancelled.wait()
         # Meanwhile and after it others are answered.
         assert (await ask(path, command="status"))[-1]["ok"] is True
         client.close()
 
 
+@pytest.mark.parametrize("rows", range(400, 2400, 200))
+async def test_a_client_that_reads_late_gets_everything(
+    tmp_path: Path, rows: int
+) -> None:
+    # For some of these sizes a part is still in the daemon when it closes.
+    path = tmp_path / "s"
+    async with serving(path), asyncio.timeout(PATIENCE_S):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            client.send(b'{"command": "verify", "peer": "rows-%d"}\n' % rows)
+            await gossip(path)
+            client.settimeout(0)
+            reader, writer = await asyncio.open_unix_connection(sock=client)
+            assert len((await reader.read()).splitlines()) == rows + 1
+            writer.close()
+
+
 async def test_others_are_answered_while_a_long_list_goes_out(tmp_path: Path) -> None:
     path = tmp_path / "s"
     async with serving(path) as (node, _, _), asyncio.timeout(60):
-        long = asyncio.create_task(ask(path, command="verify", peer="many"))
+        long = asyncio.create_task(ask(path, command="verify", peer="rows-200000"))
         await node.begun.wait()
         for _ in range(3):
             assert (await ask(path, command="status"))[-1]["did"] == "status"
