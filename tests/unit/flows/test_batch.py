@@ -1,0 +1,129 @@
+"""The hot path says the same as `restore`, flow by flow."""
+
+import pytest
+from syncd.flows import nla, restore
+from syncd.flows.batch import Restorer
+from syncd.flows.record import CTA_MARK, CTA_PROTOINFO, CTA_STATUS, CTA_TIMEOUT
+
+from tests.unit.flows.test_restore import VECTORS, Vector
+
+FLOWS = [vector for vector in VECTORS if not restore.is_expectation(vector.key)]
+
+
+def _sent(message: bytes) -> dict[int, bytes]:
+    assert int.from_bytes(message[:4], "little") == len(message)
+    return nla.attributes(message, 20)
+
+
+def _with_status(vector: Vector, status: int) -> bytes:
+    old = nla.attributes(vector.body)[CTA_STATUS]
+    return vector.body.replace(old, restore.be32(CTA_STATUS, status))
+
+
+def _flow(scenario: str) -> Vector:
+    return next(v for v in FLOWS if v.name.split("-", 1)[1] == scenario)
+
+
+@pytest.mark.parametrize("vector", FLOWS, ids=lambda vector: vector.name)
+def test_a_layout_says_the_same_when_it_is_new_and_when_it_is_known(
+    vector: Vector,
+) -> None:
+    record = (vector.key, vector.body, 0.0)
+    first, second = Restorer(600).creates([record, record], 0x01020304)
+    expected = restore.create(vector.key, vector.body, 600, 0x01020304)
+    assert first == expected
+    assert second[8:12] == b"\x05\x03\x02\x01"
+    assert second[:8] + second[12:16] == first[:8] + first[12:16]
+    assert _sent(second) == _sent(first)
+
+
+def test_all_flows_in_one_batch_say_what_each_says_alone() -> None:
+    restorer = Restorer(600)
+    records = [(vector.key, vector.body, 0.0) for vector in FLOWS]
+    restorer.creates(records, 1)
+    for number, message in enumerate(restorer.creates(records, 1)):
+        key, body, _ = records[number]
+        assert _sent(message) == _sent(restore.create(key, body, 600, number + 1))
+
+
+@pytest.mark.parametrize("elapsed_s", [0.0, 3.5, 100.0, 430_000.0, 900_000.0])
+def test_known_layouts_get_the_same_estimate_of_their_timers(elapsed_s: float) -> None:
+    for vector in FLOWS:
+        restorer = Restorer()
+        record = (vector.key, vector.body, elapsed_s)
+        new, known = restorer.creates([record, record], 1)
+        assert _sent(new)[CTA_TIMEOUT] == _sent(known)[CTA_TIMEOUT]
+
+
+def test_what_is_malformed_has_an_empty_message_and_harms_no_other() -> None:
+    good = FLOWS[0]
+    record = (good.key, good.body, 0.0)
+    bad = [
+        (good.key, b"", 0.0),
+        (b"", good.body, 0.0),
+        (good.key, good.body[:20], 0.0),
+        (good.key, good.body + b"\0", 0.0),
+        (good.key, good.body + bytes(4), 0.0),
+    ]
+    messages = Restorer().creates([record, *bad, record], 1)
+    assert [bool(message) for message in messages] == [True, *[False] * 5, True]
+
+
+def test_known_values_do_not_let_a_misaligned_message_through() -> None:
+    tcp = _flow("tcp4_close")
+    restorer = Restorer()
+    restorer.creates([(tcp.key, tcp.body, 0.0)], 1)
+    for key, body in ((tcp.key + b"\0", tcp.body), (tcp.key, tcp.body + b"\0")):
+        assert restorer.creates([(key, body, 0.0)], 1) == [b""]
+
+
+def test_a_short_key_of_a_translated_flow_is_no_flow() -> None:
+    nat = _flow("tcp4_masquerade")
+    restorer = Restorer()
+    restorer.creates([(nat.key, nat.body, 0.0)], 1)
+    assert restorer.creates([(nat.key[:20], nat.body, 0.0)], 1) == [b""]
+
+
+def test_a_flow_that_the_kernel_holds_alike_only_gets_its_timer() -> None:
+    for vector in FLOWS:
+        restorer = Restorer(600)
+        raw = nla.attributes(vector.body).get(CTA_PROTOINFO, b"")
+        sent = restore.protoinfo_to_send(raw) if raw else b""
+        held = vector.body.replace(raw, sent) if raw else vector.body
+        record = (vector.key, vector.body, 0.0)
+        expected = restore.refresh(vector.key, 600, 1)
+        for _ in range(2):
+            assert restorer.refreshes([record], [held], 1) == [expected]
+
+
+def test_a_flow_that_the_kernel_holds_with_more_bits_is_alike() -> None:
+    vector = _flow("udp4")
+    fewer = _with_status(vector, 0xA)
+    restorer = Restorer(600)
+    for _ in range(2):
+        record = (vector.key, fewer, 0.0)
+        assert restorer.refreshes([record], [vector.body], 1) != [b""]
+        record = (vector.key, vector.body, 0.0)
+        assert restorer.refreshes([record], [fewer], 1) == [b""]
+
+
+@pytest.mark.parametrize("scenario", ["tcp4_close", "tcp6_close", "udp4", "udp6"])
+def test_a_plain_update_is_that_of_restore(scenario: str) -> None:
+    vector = _flow(scenario)
+    held = _with_status(vector, 0x8)
+    restorer = Restorer(600)
+    record = (vector.key, vector.body, 0.0)
+    assert restorer.refreshes([record], [held], 1) == [b""]
+    expected = restore.update(vector.key, vector.body, 600, 1, held)
+    assert restorer.updates([record], [held], 1) == [expected]
+
+
+def test_an_update_that_must_clear_a_mark_or_move_a_tuple_is_not_plain() -> None:
+    tcp, nat = _flow("tcp4_close"), _flow("tcp4_masquerade")
+    restorer = Restorer(600)
+    marked = tcp.body + restore.be32(CTA_MARK, 5)
+    unlike = [(tcp, marked), (tcp, nat.body), (nat, _with_status(nat, 0xE))]
+    for vector, held in unlike:
+        record = (vector.key, vector.body, 0.0)
+        assert restorer.refreshes([record], [held], 1) == [b""]
+        assert restorer.updates([record], [held], 1) == [b""]

@@ -1,0 +1,232 @@
+"""Requests against the recorded vectors, and rule by rule."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from syncd.errors import RecordError
+from syncd.flows import nla, restore
+from syncd.flows.record import (
+    CTA_EXPECT_TIMEOUT,
+    CTA_EXPECT_ZONE,
+    CTA_HELP,
+    CTA_LABELS,
+    CTA_MARK,
+    CTA_NAT_SRC,
+    CTA_PROTOINFO,
+    CTA_STATUS,
+    CTA_TIMEOUT,
+    CTA_TUPLE_MASTER,
+    CTA_TUPLE_ORIG,
+    CTA_TUPLE_REPLY,
+    CTA_ZONE,
+    ZEROS,
+    RecordReader,
+    with_zone,
+)
+
+_FILE = Path(__file__).parents[2] / "data" / "ctnetlink" / "inject_vectors.jsonl"
+_GRE = 47
+
+
+class Vector(NamedTuple):
+    """A recorded record, and the message that re-created it in another kernel."""
+
+    name: str
+    key: bytes
+    body: bytes
+    inject: bytes
+
+
+def _vectors() -> list[Vector]:
+    vectors = []
+    for number, line in enumerate(_FILE.read_text().splitlines()):
+        vector = json.loads(line)
+        inject = bytes.fromhex(vector["inject_hex"])
+        source = bytes.fromhex(vector["source_hex"])
+        _, key, body, _, _ = RecordReader().read_one(source)
+        zone = nla.values(inject, 20).get(CTA_EXPECT_ZONE)
+        if zone is not None and vector["kind"] == "expectation":
+            key = with_zone(key, zone)
+        vectors.append(Vector(f"{number}-{vector['scenario']}", key, body, inject))
+    return vectors
+
+
+VECTORS = _vectors()
+
+
+def _vector(scenario: str, number: int = 0) -> Vector:
+    return [v for v in VECTORS if v.name.split("-", 1)[1] == scenario][number]
+
+
+def _sent(message: bytes) -> dict[int, bytes]:
+    assert int.from_bytes(message[:4], "little") == len(message)
+    return nla.attributes(message, 20)
+
+
+def _status(message: bytes) -> int:
+    return int.from_bytes(_sent(message)[CTA_STATUS][4:], "big")
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
+def test_a_create_has_the_attributes_that_the_kernel_was_seen_to_accept(
+    vector: Vector,
+) -> None:
+    message = restore.create(vector.key, vector.body, 600, 7)
+    sent, expected = _sent(message), nla.attributes(vector.inject, 20)
+    if restore.is_expectation(vector.key):
+        timer = CTA_EXPECT_TIMEOUT  # The vectors have what was left.
+        expected[timer] = sent[timer]
+    elif expected.get(CTA_MARK) == ZEROS[CTA_MARK]:
+        del expected[CTA_MARK]  # A mark of 0 is not kept.
+    if vector.key[36] == _GRE and CTA_TIMEOUT in sent:
+        expected[CTA_TIMEOUT] = restore.be32(CTA_TIMEOUT, restore.GRE_TIMEOUT_S)
+    assert sent == expected
+    assert message[16:20] == vector.inject[16:20]
+
+
+def test_a_create_without_mark_and_zone_is_the_recorded_message_byte_for_byte() -> None:
+    for scenario in ("tcp4_close", "tcp6_snat", "udp4", "sctp4", "icmp6_masquerade"):
+        vector = _vector(scenario)
+        flags, sequence = b"\x01\x06", (7).to_bytes(4, "little")
+        length = (len(vector.inject) - 8).to_bytes(4, "little")
+        body = vector.inject[16:].replace(ZEROS[CTA_MARK], b"")
+        expected = length + b"\0\x01" + flags + sequence + bytes(4) + body
+        assert restore.create(vector.key, vector.body, 600, 7) == expected
+
+
+def test_the_kernel_is_never_told_ids_counters_or_timestamps() -> None:
+    forbidden = {9, 10, 11, 12, 17, 19, 20, 27}
+    for vector in VECTORS:
+        if not restore.is_expectation(vector.key):
+            message = restore.create(vector.key, vector.body, 600, 7)
+            assert not forbidden & set(_sent(message))
+
+
+def test_a_part_that_the_kernel_refused_is_left_out() -> None:
+    vector = _vector("kitchen_sink_ftp4")
+    leave_out = 1 << CTA_HELP | 1 << CTA_LABELS
+    message = restore.create(vector.key, vector.body, 600, 7, leave_out)
+    everything = set(_sent(restore.create(vector.key, vector.body, 600, 7)))
+    assert everything - set(_sent(message)) == {CTA_HELP, CTA_LABELS}
+
+
+def test_an_update_names_neither_nat_nor_master_nor_helper() -> None:
+    for vector in VECTORS:
+        if restore.is_expectation(vector.key):
+            continue
+        sent = _sent(restore.update(vector.key, vector.body, 600, 7))
+        assert not {CTA_NAT_SRC, 13, CTA_TUPLE_MASTER, CTA_HELP} & set(sent)
+        assert CTA_TUPLE_REPLY not in sent
+
+
+def test_an_update_of_a_related_flow_says_expected_and_a_create_does_not() -> None:
+    vector = _vector("ftp4_passive", 1)
+    assert _status(restore.update(vector.key, vector.body, 600, 7)) == 0xF
+    assert _status(restore.create(vector.key, vector.body, 600, 7)) == 0xE
+
+
+def test_an_update_never_clears_a_bit_that_the_kernel_has() -> None:
+    vector = _vector("udp4_unreplied")
+    held = _vector("udp4").body
+    assert _status(restore.update(vector.key, vector.body, 600, 7)) == 0x8
+    assert _status(restore.update(vector.key, vector.body, 600, 7, held)) == 0xE
+
+
+def test_an_update_takes_expected_from_the_entry_that_is_there() -> None:
+    vector = _vector("ftp4_passive", 1)
+    held = _vector("tcp4_close").body
+    assert _status(restore.update(vector.key, vector.body, 600, 7, held)) == 0xE
+
+
+def test_an_update_of_gre_leaves_the_fixed_timer_alone() -> None:
+    vector = _vector("gre4_v0")
+    assert CTA_TIMEOUT not in _sent(restore.update(vector.key, vector.body, 600, 7))
+
+
+def test_an_update_takes_back_a_mark_that_the_owner_no_longer_has() -> None:
+    vector = _vector("udp4")
+    marked = vector.body + restore.be32(CTA_MARK, 5)
+    sent = _sent(restore.update(vector.key, vector.body, 600, 7, marked))
+    assert sent[CTA_MARK] == ZEROS[CTA_MARK]
+
+
+def test_a_refresh_is_a_timer_and_nothing_else() -> None:
+    vector = _vector("zone")
+    sent = _sent(restore.refresh(vector.key, 77, 7))
+    assert set(sent) == {CTA_TUPLE_ORIG, CTA_ZONE, CTA_TIMEOUT}
+    assert sent[CTA_TIMEOUT] == restore.be32(CTA_TIMEOUT, 77)
+
+
+def test_a_refresh_of_a_fixed_timer_only_asks_whether_the_flow_is_there() -> None:
+    vector = _vector("gre4_v0")
+    held = vector.body.replace(
+        restore.be32(CTA_STATUS, 0xE), restore.be32(CTA_STATUS, 0x40E)
+    )
+    assert held != vector.body
+    assert set(_sent(restore.refresh(vector.key, 77, 7, held))) == {CTA_TUPLE_ORIG}
+
+
+def test_deletes_and_lookups_name_the_tuple_and_the_zone() -> None:
+    vector = _vector("zone")
+    for message in (restore.delete(vector.key, 7), restore.lookup(vector.key, 7)):
+        assert set(_sent(message)) == {CTA_TUPLE_ORIG, CTA_ZONE}
+    for message in (
+        restore.delete_reply(vector.key, vector.body, 7),
+        restore.lookup_reply(vector.key, vector.body, 7),
+    ):
+        assert set(_sent(message)) == {CTA_TUPLE_REPLY, CTA_ZONE}
+
+
+@pytest.mark.parametrize(
+    "key", [b"", b"\x02\0\0\0", b"\x02\0\0\0\x08\0\x12\0\0\x07\0\0"]
+)
+def test_a_delete_without_a_tuple_is_refused_since_it_would_flush(key: bytes) -> None:
+    with pytest.raises(RecordError):
+        restore.delete(key, 7)
+
+
+def test_a_body_that_would_misalign_the_batch_is_refused() -> None:
+    vector = _vector("udp4")
+    with pytest.raises(RecordError):
+        restore.create(vector.key, vector.body + b"\0", 600, 7)
+    with pytest.raises(RecordError):
+        restore.create(vector.key + b"\0", vector.body, 600, 7)
+
+
+@pytest.mark.parametrize(
+    ("stored_s", "elapsed_s", "expected_s"),
+    [
+        (432_000, 10.9, 431_990),
+        (100, 40.0, 60),
+        (100, 90.0, 60),
+        (30, 5.0, 30),
+        (0, 5.0, 1),
+        (None, 5.0, restore.OFFLOADED_TIMEOUT_S),
+    ],
+)
+def test_a_flow_that_its_owner_has_not_ended_keeps_a_minute_or_its_whole_timeout(
+    stored_s: int | None, elapsed_s: float, expected_s: int
+) -> None:
+    assert restore.remaining_s(stored_s, elapsed_s) == expected_s
+
+
+def test_a_replaced_reply_tuple_or_a_missing_translation_is_another_flow() -> None:
+    plain, translated = _vector("tcp4_close"), _vector("tcp4_masquerade")
+    assert restore.same_tuples(plain.body, plain.body)
+    assert not restore.same_tuples(plain.body, translated.body)
+    untranslated = translated.body.replace(
+        restore.be32(CTA_STATUS, 0x19E), restore.be32(CTA_STATUS, 0xE)
+    )
+    assert not restore.same_tuples(translated.body, untranslated)
+
+
+def test_content_is_the_same_whatever_the_timer_and_the_tcp_flags_of_no_use() -> None:
+    vector = _vector("tcp4_close")
+    raw = nla.attributes(vector.body)[CTA_PROTOINFO]
+    injected = vector.body.replace(raw, restore.protoinfo_to_send(raw))
+    timer = nla.attributes(vector.body)[CTA_TIMEOUT]
+    injected = injected.replace(timer, restore.be32(CTA_TIMEOUT, 1))
+    assert restore.same_content(vector.body, injected)
+    assert not restore.same_content(vector.body, _vector("tcp4_reset").body)
