@@ -13,8 +13,8 @@ from syncd.cli import client
 
 # Counts that an answer may have, in the order in which they are told.
 _COUNTS: Final = (
-    *("flows", "expectations", "created", "updated", "unchanged", "removed"),
-    *("deleted", "failed"),
+    *("flows", "expectations", "flushed", "swept", "created", "updated"),
+    *("unchanged", "failed"),
 )
 _DONE: Final = {"commit": "committed", "stop": "stopped"}
 
@@ -34,7 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     if answer.get("error"):
         print(f"syncd: {answer['error']}", file=sys.stderr)
     if answer.get("ok") is True or _counts(answer) or "peers" in answer:
-        for line in report(arguments.command, answer):
+        # What was asked for belongs to the summary: the table, the direction.
+        for line in report(arguments.command, options | answer):
             print(line)
     return client.outcome(answer)
 
@@ -43,7 +44,7 @@ def report(command: str, answer: Mapping[str, object]) -> list[str]:
     """The summary line; under it what failed, by reason."""
     lines = _verified(answer) if command == "verify" else []
     lines = lines or [_summary(command, answer)]
-    reasons = answer.get("reasons")
+    reasons = answer.get("failed_by_reason")
     if isinstance(reasons, Mapping):
         lines += [f"  failed: {count} {reason}" for reason, count in reasons.items()]
     return lines
@@ -64,12 +65,12 @@ def _counts(answer: Mapping[str, object]) -> list[str]:
 
 def _summary(command: str, answer: Mapping[str, object]) -> str:
     subject = _DONE.get(command, command)
-    if command == "flush":
-        subject = f"flushed {answer.get('table', '')}".strip()
-    elif command == "resync":
-        subject = f"resynced {answer.get('what', '')}".strip()
+    if command in ("flush", "resync"):
+        subject = f"{command} {answer.get('table') or answer.get('what')}"
     elif command in ("promote", "demote", "fault"):
         subject = f"role {answer.get('role', command)}"
+    if answer.get("pushed") is False:
+        subject += " (not every peer has heard of the last changes)"
     counts = counts_text(answer)
     if not counts:
         return subject

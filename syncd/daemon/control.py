@@ -25,6 +25,7 @@ REQUEST_BYTES: Final = 64 * 1024
 CLIENTS: Final = 32
 REQUEST_S: Final = 10.0  # time to send the request
 READ_S: Final = 30.0  # time to read what is in the buffer
+_GRACE_S: Final = 1.0  # the node itself says that the time is up, and knows more
 _SLICE_BYTES: Final = 32 * 1024  # answers that are made before others get their turn
 
 _log = logging.getLogger(__name__)
@@ -111,12 +112,15 @@ class ControlServer:
             self._tasks.discard(task)
 
     async def _run(self, client: "_Client", request: Request) -> None:
+        limit_s = request.timeout_s
+        if limit_s is not None:
+            limit_s += min(limit_s, _GRACE_S)
         pump = asyncio.create_task(self._pump(client, request))
         watch = asyncio.create_task(client.gone(self._gone_interval_s))
         try:
             await asyncio.wait(
                 (pump, watch),
-                timeout=request.timeout_s,
+                timeout=limit_s,
                 return_when=asyncio.FIRST_COMPLETED,
             )
             if not pump.done() and request.reads:

@@ -390,6 +390,8 @@ class CommitPlan:
         if without and (attempt.leave_out >> without & 1 or not _has(body, without)):
             verb = None
         if verb is None or attempt.tries >= TRIES:
+            if verb is Verb.DISPLACE:
+                code = errno.EEXIST  # What the kernel said when it was last to create.
             reason = errno.errorcode.get(code, str(code))
             if expectation:
                 reason = _EXPECTATION_REASONS.get(code, reason)

@@ -400,7 +400,7 @@ class _Outlet:
         if self._stream is not None:
             # `close` would wait until what is buffered has left, on an interface
             # that may never take it; there is no public way to drop it.
-            self._stream._transport.abort()  # type: ignore[attr-defined]
+            self._stream._transport.abort()  # type: ignore[attr-defined] # untyped
         else:
             self._socket.close()
 

@@ -209,18 +209,20 @@ class Firewall:
         )
 
     def die(self) -> None:
-        """Cut the cables and kill everything: no last word, addresses stay behind."""
-        for interface in ("eth0", "eth1", "eth2"):
-            self.lab.link(self.namespace, interface, "down")
+        """Kill everything without a last word and cut the cables."""
         parent = self._running["keepalived"]
         parent.send_signal(signal.SIGSTOP)  # it would start its child anew
         os.kill(int((self.directory / "vrrp").read_text()), signal.SIGKILL)
         for child in self._running.values():
             child.kill()
             child.wait()
+        for interface in ("eth0", "eth1", "eth2"):
+            self.lab.link(self.namespace, interface, "down")
 
     def reboot(self) -> None:
-        """Come back with cables, without the addresses and flows of the former life."""
+        """Come back with cables; addresses, flows and pid files did not survive."""
+        for name in ("pid", "vrrp"):
+            (self.directory / name).unlink(missing_ok=True)
         for interface, address in STALE:
             command = ("ip", "-n", self.namespace, "address", "del", address)
             subprocess.run(
@@ -233,7 +235,9 @@ class Firewall:
 
     def hand_over(self) -> None:
         """The planned switch of docs/failover.md."""
-        run_in(self.namespace, str(self.directory / "called"), "backup", self._config())
+        gate = str(self.directory / "gate.nft")
+        command = (str(self.directory / "called"), "--gate", gate)
+        run_in(self.namespace, *command, "backup", str(self.directory / "syncd.toml"))
         stop(self._running["keepalived"])
 
     def dropped(self) -> int:
@@ -248,9 +252,6 @@ class Firewall:
         names = ("syncd.log", "keepalived.log", "failover.log")
         paths = [self.directory / name for name in names]
         return "\n".join(f"{p}:\n{p.read_text()}" for p in paths if p.exists())
-
-    def _config(self) -> str:
-        return str(self.directory / "syncd.toml")
 
     def _start(self, name: str, *command: str) -> None:
         with (self.directory / f"{name}.log").open("ab") as log:

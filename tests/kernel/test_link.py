@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 from syncd.config import LinkConfig
@@ -76,7 +77,7 @@ async def cluster(
     for number, name in enumerate(NAMES, 1):
         namespace = node_at(lab, switch, name, number)
         batches: list[Callable[[list[tuple[bytes, str]]], None]] = []
-        link = UdpLink(configure(number), lambda batch, b=batches: b[0](batch))  # type: ignore[misc]
+        link = UdpLink(configure(number), partial(_pass_on, batches))
         node = Node(namespace, (f"10.9.0.{number}", f"fd09::{number}"), link)
         batches.append(node.receive)
         nodes.append(node)
@@ -88,8 +89,22 @@ async def cluster(
         await asyncio.sleep(0)
 
 
-def multicast(group: str, **more: int) -> Callable[[int], LinkConfig]:
-    return lambda _: LinkConfig(interface="eth0", group=group, **more)  # type: ignore[arg-type]
+def _pass_on(
+    receivers: list[Callable[[list[tuple[bytes, str]]], None]],
+    batch: list[tuple[bytes, str]],
+) -> None:
+    receivers[0](batch)
+
+
+def multicast(
+    group: str, receive_buffer: int = 8 << 20, send_buffer: int = 2 << 20
+) -> Callable[[int], LinkConfig]:
+    return lambda _: LinkConfig(
+        interface="eth0",
+        group=group,
+        receive_buffer=receive_buffer,
+        send_buffer=send_buffer,
+    )
 
 
 def unicast(number: int) -> LinkConfig:

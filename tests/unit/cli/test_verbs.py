@@ -24,7 +24,7 @@ def test_failures_are_told_by_reason() -> None:
         "updated": 0,
         "unchanged": 0,
         "failed": 3,
-        "reasons": {"table full": 2, "no such master": 1},
+        "failed_by_reason": {"table full": 2, "no such master": 1},
     }
     assert report("commit", answer) == [
         "committed: 1 created, 0 updated, 0 unchanged, 3 failed",
@@ -41,10 +41,19 @@ def test_a_step_of_the_failover_tells_the_role() -> None:
 
 
 def test_a_table_is_named() -> None:
-    answer = {"ok": True, "table": "peer", "flows": 7, "expectations": 0}
-    assert report("flush", answer) == ["flushed peer: 7 flows, 0 expectations"]
-    answer = {"ok": True, "what": "kernel", "flows": 7, "expectations": 1}
-    assert report("resync", answer) == ["resynced kernel: 7 flows, 1 expectations"]
+    answer = {"ok": True, "table": "peer", "what": None, "flushed": 7}
+    assert report("flush", answer) == ["flush peer: 7 flushed"]
+    answer = {"ok": True, "what": "kernel", "table": None, "flows": 7, "swept": 1}
+    assert report("resync", answer) == ["resync kernel: 7 flows, 1 swept"]
+    answer = {"ok": True, "what": "pull", "flows": 7, "peers": 1, "seconds": 0.5}
+    assert report("resync", answer) == ["resync pull: 7 flows in 0.50 s"]
+
+
+def test_changes_that_reached_nobody_are_told() -> None:
+    answer = {"ok": True, "role": "backup", "pushed": False}
+    assert report("demote", answer) == [
+        "role backup (not every peer has heard of the last changes)"
+    ]
 
 
 def test_what_has_no_counts_is_one_word() -> None:
