@@ -64,6 +64,8 @@ def main(words: list[str] | None = None) -> int:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:  # a full disk behind standard output, say
+        return _refuse(error.strerror or str(error), 1)
     except Exception as error:  # noqa: BLE001 - the edge of the program
         return _refuse(f"unexpected error: {type(error).__name__}: {error}", 1)
 

@@ -133,7 +133,11 @@ class Operations:
     async def _commit_peers(
         self, peers: list[Peer], held_back: dict[bytes, bytes]
     ) -> tuple[Result, float]:
-        """Commit these peers' tables, the first one's record of a key counts."""
+        """Commit these peers' tables; of one key the highest claim counts.
+
+        `peers` are in that order. Their records that this kernel has of a higher claim
+        are left alone.
+        """
         began = time.monotonic()
         records = list(self._timed_records(peers, held_back, began))
         own = self._engine.own
@@ -167,9 +171,14 @@ class Operations:
         self, peers: list[Peer], held_back: dict[bytes, bytes], now: float
     ) -> Iterable[TimedRecord]:
         taken: set[bytes] = set()
+        engine = self._engine
+        own = (engine.own.flows, engine.own.expectations)
         for peer in peers:
-            for table in (peer.flows, peer.expectations):
+            for table, ours in zip((peer.flows, peer.expectations), own, strict=True):
                 told_s = table.told_s
+                if peer.claim < engine.roles.claim:
+                    # Our own state is newer than what that peer had.
+                    taken.update(ours.bodies.keys() - held_back.keys())
                 for key, body in table.bodies.items():
                     if key not in taken:
                         yield key, body, now - told_s[key]

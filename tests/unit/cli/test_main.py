@@ -156,6 +156,13 @@ def test_a_path_that_no_socket_can_have_is_one_line(capsys: Output) -> None:
         assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+def test_output_that_cannot_be_written_is_one_line(config: Path) -> None:
+    words = [sys.executable, "-m", "syncd", "check-config", "--json", str(config)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (1, b"syncd: No space left on device\n")
+
+
 def test_a_client_loads_only_what_it_needs(tmp_path: Path) -> None:
     code = (
         "import sys; from syncd.cli.main import main;"
