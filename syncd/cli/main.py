@@ -46,7 +46,9 @@ _FILTERS: Final = (
 def main(words: list[str] | None = None) -> int:
     """Run the command; nothing but a status comes out, never a traceback."""
     try:
-        return _run(_parser().parse_args(words))
+        status = _run(_parser().parse_args(words))
+        sys.stdout.flush()  # what cannot be written is to fail here, not at the end
+        return status
     except ConfigError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
@@ -80,9 +82,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return int(_room("syncd.cli.check").run(arguments))
     if arguments.socket is None:
         arguments.socket = _socket_path(arguments.config)
-    status = int(_room(_CLIENTS[command][1]).run(arguments))
-    sys.stdout.flush()
-    return status
+    return int(_room(_CLIENTS[command][1]).run(arguments))
 
 
 def _room(name: str) -> ModuleType:
