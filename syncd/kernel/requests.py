@@ -18,7 +18,7 @@ import struct
 import sys
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
@@ -179,7 +179,7 @@ class RequestSocket:
 
     async def dump(
         self, kind: Dumped, family: int = 0, timeout_s: float = 5.0
-    ) -> AsyncIterator[list[bytes]]:
+    ) -> AsyncGenerator[list[bytes], None]:
         """The messages of a whole table, one list for each read from the kernel.
 
         The event loop gets its turn after each. `timeout_s` bounds every read, so a
@@ -192,7 +192,7 @@ class RequestSocket:
                 flags = _NLM_F_REQUEST | _NLM_F_DUMP
                 self._dump_socket.send(_request(_DUMPS[kind], flags, sequence, family))
                 while not complete:
-                    messages, complete = _split(await self._receive(kind, timeout_s))
+                    messages, complete = split(await self._receive(kind, timeout_s))
                     yield messages
                     await asyncio.sleep(0)
             except OSError as error:
@@ -320,14 +320,18 @@ def _request(kind: int, flags: int, sequence: int, family: int) -> bytes:
     return _HEADER.pack(20, kind, flags, sequence, 0) + bytes((family, 0, 0, 0))
 
 
-def _split(data: bytes) -> tuple[list[bytes], bool]:
+def split(data: bytes) -> tuple[list[bytes], bool]:
     """The messages of one read of a dump; was it the last?"""
     messages: list[bytes] = []
     start = 0
-    while start < len(data):
+    while start + _HEADER.size <= len(data):
         length, kind = _LENGTH_AND_TYPE.unpack_from(data, start)
+        if length < _HEADER.size or start + length > len(data):
+            raise _refusal(errno.EPROTO, "dump")
         if kind in (_NLMSG_ERROR, _NLMSG_DONE):
-            code = -_ERROR.unpack_from(data, start + 16)[0]
+            code = -int.from_bytes(
+                data[start + 16 : start + 20], sys.byteorder, signed=True
+            )
             if code > 0:
                 raise _refusal(code, "dump", _explanation(data[start:]))
             return messages, True
