@@ -62,11 +62,10 @@ def main(words: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Python would complain once more when it flushes at the end.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 141
     except OSError as error:  # a full disk behind standard output, say
+        _discard_output()
         return _refuse(error.strerror or str(error), 1)
     except Exception as error:  # noqa: BLE001 - the edge of the program
         return _refuse(f"unexpected error: {type(error).__name__}: {error}", 1)
@@ -100,6 +99,12 @@ def _socket_path(config: str) -> str:
         status = 4 if isinstance(error.__cause__, PermissionError) else 2
         hint = "give --config FILE or --socket PATH"
         raise ControlError(f"{error}, {hint}", status) from error
+
+
+def _discard_output() -> None:
+    # Python would try, and complain, once more when it flushes at the end.
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refuse(problem: str, status: int) -> int:
