@@ -94,23 +94,25 @@ class Restorer:
         messages: list[bytes] = []
         append = messages.append
         numbers = _serials(sequence, len(records))
-        for (key, body, elapsed_s), serial in zip(records, numbers, strict=True):
+        for (key, body, elapsed_s), (serial,) in zip(records, numbers, strict=True):
             at = body[0] if body else 0
             end = at + 16
             left = timeouts(body[at + 8 : end])
+            if left is None:
+                left = self._learn_timeout(body[at + 8 : end])
             raw = body[at : at + 8]
             reply, ranges, status, bits = body[:at], b"", plain(raw), 0
             if status is None:
                 status, bits = translated(raw, _UNKNOWN)
-            protoinfo, tail = protoinfos(body[end : end + 48]), body[end + 48 :]
+            tail = body[end:]
+            protoinfo = protoinfos(tail)
             ports = at == 52 or at == 76
-            if (
-                protoinfo is None
-                and ports
-                and left is not None
-                and body[at - 20] == _IPPROTO_UDP
-            ):
-                protoinfo, tail = b"", body[end:]
+            if protoinfo is not None:
+                tail = b""
+            elif left is not None and ports and body[at - 20] == _IPPROTO_UDP:
+                protoinfo = b""
+            elif (protoinfo := protoinfos(tail[:48])) is not None:
+                tail = tail[48:]
             if bits and ports and len(key) >= at + 4:
                 reply, ranges = _untranslate_ports(key, body, bits)
                 bits = 0
@@ -138,24 +140,27 @@ class Restorer:
         messages: list[bytes] = []
         append = messages.append
         numbers = _serials(sequence, len(records))
-        for record, present, serial in zip(records, held, numbers, strict=True):
+        for record, present, (serial,) in zip(records, held, numbers, strict=True):
             key, body, elapsed_s = record
             at = body[0] if body else 0
             end = at + 16
             left = timeouts(body[at + 8 : end])
-            new, old = shapes(body[at : at + 8]), shapes(present[at : at + 8])
-            head = heads(len(key))
-            if left is None or new is None or old is None or head is None:
+            if left is None:
+                left = self._learn_timeout(body[at + 8 : end])
+            new, head = shapes(body[at : at + 8]), heads(len(key))
+            alike = body[: at + 8] == present[: at + 8]
+            rest, there = body[end:], present[end:]
+            if not alike or rest != there:
+                old, kept = shapes(present[at : at + 8]), protoinfos(there[:48])
+                sent = protoinfos(rest[:48])
+                if old is None or (rest != there and (sent is None or kept is None)):
+                    new = None
+                elif new is not None and not alike:
+                    alike = body[:at] == present[:at] and _covers(old, new)
+                alike = alike and sent == kept and rest[48:] == there[48:]
+            if left is None or new is None or head is None:
                 append(self._refresh_rarely(record, present, serial))
                 continue
-            alike = body[:at] == present[:at] and (new == old or _covers(old, new))
-            if alike and body[end:] != present[end:]:
-                sent = protoinfos(body[end : end + 48])
-                there = protoinfos(present[end : end + 48])
-                if sent is None or there is None:
-                    append(self._refresh_rarely(record, present, serial))
-                    continue
-                alike = sent == there and body[end + 48 :] == present[end + 48 :]
             if not alike:
                 append(b"")
                 continue
@@ -175,7 +180,7 @@ class Restorer:
         shapes, protoinfos = self._shapes.get, self._protoinfos.get
         messages: list[bytes] = []
         numbers = _serials(sequence, len(records))
-        for (key, body, elapsed_s), present, serial in zip(
+        for (key, body, elapsed_s), present, (serial,) in zip(
             records, held, numbers, strict=True
         ):
             at = body[0] if body else 0
@@ -197,7 +202,8 @@ class Restorer:
                 continue
             left = self._fixed_timeout_s
             if left is None:
-                left = remaining_s(self._timeouts.get(body[at + 8 : end]), elapsed_s)
+                stored = self._learn_timeout(body[at + 8 : end])
+                left = remaining_s(stored, elapsed_s)
             status = new & KEPT_BITS | old & (KEPT_BITS | EXPECTED) | CONFIRMED
             head = _HEAD.pack(32 + len(key) + len(protoinfo), CT_NEW, REQUEST)
             parts = (_STATUS_HEAD, _BE32(status), _TIMEOUT_HEAD, _BE32(left), protoinfo)
@@ -232,17 +238,25 @@ class Restorer:
         except RecordError:
             return b""
 
+    def _learn_timeout(self, raw: bytes) -> int | None:
+        """The seconds in a TIMEOUT; None if it is something else."""
+        if raw[:4] != _TIMEOUT_HEAD or len(raw) != 8:
+            return None
+        if len(self._timeouts) >= _CACHE_LIMIT:
+            self._timeouts.clear()
+        self._timeouts[raw] = seconds = int.from_bytes(raw[4:], "big")
+        return seconds
+
     def _learn(self, body: bytes) -> None:
         """Remember the attributes of a body that was walked without complaint."""
-        for cache in (self._plain, self._translated, self._timeouts, self._protoinfos):
+        for cache in (self._plain, self._translated, self._protoinfos, self._shapes):
             if len(cache) >= _CACHE_LIMIT:
                 cache.clear()
         at = body[0]
-        raw, timeout = body[at : at + 8], body[at + 8 : at + 16]
+        raw, timeout = body[at : at + 8], body[at + 8 : at + 12]
         protoinfo = body[at + 16 : at + 64]
-        if raw[:4] != _STATUS_HEAD or timeout[:4] != _TIMEOUT_HEAD:
+        if raw[:4] != _STATUS_HEAD or timeout != _TIMEOUT_HEAD:
             return
-        self._timeouts[timeout] = int.from_bytes(timeout[4:], "big")
         status = int.from_bytes(raw[4:], "big")
         sent = be32(CTA_STATUS, status & KEPT_BITS | CONFIRMED) + _TIMEOUT_HEAD
         if status & NAT_BITS:
@@ -281,10 +295,9 @@ def _untranslate_ports(key: bytes, body: bytes, bits: int) -> tuple[bytes, bytes
     return join((*reply, source_port)), ranges
 
 
-def _serials(first: int, count: int) -> Iterator[bytes]:
+def _serials(first: int, count: int) -> Iterator[tuple[bytes]]:
     """nlmsg_seq and nlmsg_pid (0: the kernel) for `count` messages."""
-    numbers = array("Q", range(first, first + count)).tobytes()
-    return (serial for (serial,) in iter_unpack("8s", numbers))
+    return iter_unpack("8s", array("Q", range(first, first + count)).tobytes())
 
 
 def _number_of(serial: bytes) -> int:

@@ -124,12 +124,6 @@ def is_expectation(key: bytes) -> bool:
     return key[6:7] == bytes((EXPECTATION,))
 
 
-def is_related(body: bytes) -> bool:
-    """Does the flow have a master, which must be in the kernel first?"""
-    attributes = nla.attributes(body)
-    return CTA_TUPLE_MASTER in attributes or bool(status_word(attributes) & EXPECTED)
-
-
 def remaining_s(stored_s: int | None, elapsed_s: float) -> int:
     """The timeout to give to a record that was told `elapsed_s` ago.
 
