@@ -115,7 +115,7 @@ class ReplicationConfig:
     hello_interval_s: float = 0.5  # Time between two signs of life.
     silence_s: float = 3.0  # A peer that is silent for this long counts as lost.
     window_frames: int = 256  # Frames that may be unacknowledged by a peer.
-    beat_s: float = 0.005  # Longest time a change waits for others to travel with.
+    beat_s: float = 0.01  # Longest time a change waits for others to travel with.
 
 
 @dataclass(frozen=True, slots=True)

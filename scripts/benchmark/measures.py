@@ -78,8 +78,8 @@ def measure_cpu(trial: Trial, pair: Pair) -> Figures:
             ("link back", end.wire.received_bytes - begin.wire.received_bytes),
         ):
             figures[f"{name} {at}"] = spent / cycle.steady_events
-        if cycle.steady_events < 0.98 * rate * cycle.steady_s:
-            trial.note(f"the load fell behind at {at}")
+        if _uneven(trial, cycle):
+            trial.note(f"the load fell behind at {at}: do not trust its figures")
         _settle(trial, pair)
         if pair.lost() > lost:
             trial.note(f"{pair.active.kind} lost events at {at}")
@@ -93,6 +93,11 @@ def _steady(trial: Trial, pair: Pair, rate: float) -> tuple[Cycle, _Moment, _Mom
     )
     begin, end = moments
     return cycle, begin, end
+
+
+def _uneven(trial: Trial, cycle: Cycle) -> bool:
+    """Did the load itself fail to keep its pace, or lose packets on the way?"""
+    return cycle.late_s > trial.life_s / 12 or cycle.refused > 0
 
 
 def _settle(trial: Trial, pair: Pair) -> None:
@@ -141,7 +146,7 @@ def measure_rate(trial: Trial, pair: Pair) -> Figures:
         lost = pair.lost()
         seconds = max(trial.seconds, _RATE_LEAST_S)
         cycle = trial.load.cycle(rate, seconds, trial.life_s, lambda: None)
-        if cycle.late_s > trial.life_s / 12:
+        if _uneven(trial, cycle):
             trial.note(f"the load cannot do {thousands(rate)} evenly on this machine")
             break
         try:

@@ -262,6 +262,9 @@ class Operations:
     def _nothing_to_tell(self) -> bool:
         """Have all live peers acknowledged everything?"""
         engine = self._engine
+        if not (engine.own.flows.marks or engine.own.expectations.marks):
+            engine.hurry(time.monotonic())
+            self._node.pump()
         return not engine.outbox.acked or not (
             engine.outbox.unacked
             or engine.own.flows.marks

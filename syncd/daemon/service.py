@@ -7,6 +7,7 @@ line on standard error.
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -28,6 +29,7 @@ def run(path: str) -> int:
         level=logging.INFO,
         format="syncd: %(levelname)s: %(message)s",
     )
+    _spare_collector()
     try:
         config = load(path)
         if config.security.mode == "off":
@@ -49,6 +51,16 @@ def run(path: str) -> int:
         _LOG.error(str(error))
         return 1
     return 0
+
+
+def _spare_collector() -> None:
+    """Collect cyclic garbage seldom: tables are large and hold none.
+
+    By default the collector looks at some 700 new objects at a time and, again and
+    again, at everything that is old.
+    """
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
 
 
 async def _serve(path: str, config: Config) -> None:

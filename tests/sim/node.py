@@ -35,6 +35,7 @@ class Habits:
     sticky_queue: bool = False
     chunk: int = 40
     chunk_gap_s: float = 0.002
+    dump_failure: float = 0.0  # share of the chunks
 
 
 class SimulatedNode:
@@ -178,9 +179,16 @@ class SimulatedNode:
         if self._paused:
             self._drain_due = False
             return
+        self._drain_due = False
+        self._drain_once()
+        if self.kernel.queue.waiting:
+            self._events_wait()
+        self._settle()
+        self._pump()
+
+    def _drain_once(self) -> None:
         queue = self.kernel.queue
         events = queue.drain(self.habits.drain_limit)
-        self._drain_due = False
         if events:
             self.running.kernel_events(events, self._clock.now)
             self._look_up()
@@ -192,10 +200,11 @@ class SimulatedNode:
             self._dumped = False
             self.running.dump_wanted = True
             self._note(f"lost {losses} events")
-        if queue.waiting:
-            self._events_wait()
-        self._settle()
-        self._pump()
+
+    def _drain_all(self) -> None:
+        """What happened up to now has to be known before a dump and its sweep."""
+        while self.kernel.queue.waiting:
+            self._drain_once()
 
     def _settle(self) -> None:
         """A whole dump since the last loss and no event waiting: nothing is unknown."""
@@ -216,10 +225,14 @@ class SimulatedNode:
             return
         self._dumping = True
         self.dumps += 1
-        self._dumped = True  # unless something is lost until its end
         self._later(self._gap(), self._first_chunk)
 
     def _first_chunk(self) -> None:
+        if self._paused:
+            self._later(0.01, self._first_chunk)
+            return
+        self._drain_all()
+        self._dumped = True  # unless something is lost until its end
         self.running.begin_dump(self._clock.now)
         self._read_chunk("flows", self.kernel.dump_flows(_FIRST, self.habits.chunk))
 
@@ -233,7 +246,12 @@ class SimulatedNode:
             return
         engine, now = self.running, self._clock.now
         replies, cursor = chunk
-        if replies:
+        if self._rng.random() < self.habits.dump_failure:
+            self._note("a dump fails")
+            self._dumping = False
+            engine.abort_dump()
+            engine.dump_wanted = True
+        elif replies:
             dump = self.kernel.dump_flows
             if kind != "flows":
                 dump = self.kernel.dump_expectations
@@ -246,6 +264,7 @@ class SimulatedNode:
             limit = self.habits.chunk
             self._read_chunk("expectations", self.kernel.dump_expectations(_FIRST, limit))
         else:
+            self._drain_all()
             self._dumping = False
             engine.end_dump(now)
             self._look_up()

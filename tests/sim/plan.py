@@ -125,6 +125,7 @@ def _habits(rng: random.Random) -> Habits:
         sticky_queue=rng.random() < 0.5,
         chunk=rng.choice((1, 7, 40)),
         chunk_gap_s=rng.choice((0.0002, 0.002, 0.02)),
+        dump_failure=rng.choice((0.0, 0.0, 0.0, 0.01)),
     )
 
 
