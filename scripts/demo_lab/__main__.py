@@ -77,10 +77,11 @@ async def play(options: argparse.Namespace) -> int:
             tell(namespaces.dropped_packets(BACKUP))
     tell("\n" + verdict.table(verdicts))
     lived = sum(v.lived for v in verdicts)
-    tell(
-        "gap: the longest silence in what a connection received. A TCP sender tries"
-        " again\nafter 200 ms, 600 ms, 1.4 s ..., whatever the firewalls do."
-    )
+    if lived:
+        tell(
+            "gap: the longest silence in what a connection received. A TCP sender tries"
+            " again\nafter 200 ms, 600 ms, 1.4 s ..., whatever the firewalls do."
+        )
     tell(f"\n{lived} of {len(verdicts)} connections lived on.")
     if options.json:
         print(json.dumps(verdict.as_object(verdicts, strict=options.strict)))
