@@ -65,9 +65,7 @@ def facts_of(found: dict[str, bytes]) -> Facts:
         master=_way(found["TUPLE_MASTER"]) if "TUPLE_MASTER" in found else None,
         adjust_orig=_triple(found.get("SEQ_ADJ_ORIG")),
         adjust_reply=_triple(found.get("SEQ_ADJ_REPLY")),
-        synproxy=None
-        if (proxy := _triple(found.get("SYNPROXY"))) == zeros
-        else proxy,
+        synproxy=None if (proxy := _triple(found.get("SYNPROXY"))) == zeros else proxy,
         mark=_number(found["MARK"]) if "MARK" in found else 0,
     )
 

@@ -295,9 +295,7 @@ class ModelKernel:
     def dump_expectations(self, cursor: "Place", limit: int) -> "Chunk":
         """The same for expectations."""
         waiting = sorted(
-            (place, key)
-            for key in self.expectations
-            if (place := _place(key)) > cursor
+            (place, key) for key in self.expectations if (place := _place(key)) > cursor
         )
         part = waiting[:limit]
         last = part[-1][0] if part else cursor

@@ -89,7 +89,5 @@ class ModelNetwork:
                 delay += rng.uniform(0.5, 8.0)
             self._clock.after(delay, self._arrival(source, target, datagram))
 
-    def _arrival(
-        self, source: str, target: str, datagram: bytes
-    ) -> Callable[[], None]:
+    def _arrival(self, source: str, target: str, datagram: bytes) -> Callable[[], None]:
         return lambda: self._receivers[target](datagram, source)

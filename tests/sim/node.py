@@ -209,7 +209,12 @@ class SimulatedNode:
     def _settle(self) -> None:
         """A whole dump since the last loss and no event waiting: nothing is unknown."""
         queue = self.kernel.queue
-        if self._dumped and not self._dumping and not queue.waiting and not queue.losses_unseen:
+        if (
+            self._dumped
+            and not self._dumping
+            and not queue.waiting
+            and not queue.losses_unseen
+        ):
             self.uncertain = False
 
     def _look_up(self) -> None:
@@ -262,7 +267,9 @@ class SimulatedNode:
             self._read_chunk(kind, following)
         elif kind == "flows":
             limit = self.habits.chunk
-            self._read_chunk("expectations", self.kernel.dump_expectations(_FIRST, limit))
+            self._read_chunk(
+                "expectations", self.kernel.dump_expectations(_FIRST, limit)
+            )
         else:
             self._drain_all()
             self._dumping = False

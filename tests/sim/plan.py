@@ -96,7 +96,7 @@ def _weather(rng: random.Random) -> Weather:
 
 def _settings(rng: random.Random) -> Settings:
     return Settings(
-        silence_s=rng.choice((1.0, 3.0)),
+        silence_s=rng.choice((2.0, 3.0)),
         window_frames=rng.choice((4, 16, 256, 256)),
         frame_bytes=rng.choice((1000, 1400, 1400, 8900)),
         ack_frames=rng.choice((1, 32, 32)),
@@ -138,7 +138,15 @@ def _faults(
         first, second = rng.sample(nodes, 2)
         short = rng.choice((0.02, 0.2, 1.0, 4.0))
         for_s = rng.uniform(0.2, 1.0) * short
-        kinds = ("restart", "pause", "cut", "deafen", "isolate", "command", "new kernel")
+        kinds = (
+            "restart",
+            "pause",
+            "cut",
+            "deafen",
+            "isolate",
+            "command",
+            "new kernel",
+        )
         what = rng.choices(kinds, (30, 15, 15, 15, 10, 15, 5))[0]
         match what:
             case "cut" | "deafen":

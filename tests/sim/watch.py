@@ -198,6 +198,8 @@ class Watch:
                 raise Violation(f"{node.name} remembers {len(peer.inbox.lost)} gaps")
             for copy in (peer.flows, peer.expectations):
                 if copy.told_s.keys() != copy.bodies.keys():
-                    raise Violation(f"{node.name}: times of {peer.name}'s records differ")
+                    raise Violation(
+                        f"{node.name}: times of {peer.name}'s records differ"
+                    )
                 if not copy.stale <= copy.bodies.keys():
                     raise Violation(f"{node.name}: stale keys of {peer.name} unknown")

@@ -189,7 +189,8 @@ class Workload:
     def _come(self, master: Entry, port: int) -> Life:
         """The expected flow comes, or does not."""
         key = next(
-            (k for k, e in self._kernel.expectations.items() if e.master is master), None
+            (k for k, e in self._kernel.expectations.items() if e.master is master),
+            None,
         )
         if key is None or self._rng.random() < 0.3:
             return
@@ -299,7 +300,9 @@ class Workload:
             )
         self._kernel.change(entry, entry.facts._replace(tracker=tracker), timeout)
 
-    def _change(self, entry: Entry, timeout: float, add: int = 0, **new: object) -> None:
+    def _change(
+        self, entry: Entry, timeout: float, add: int = 0, **new: object
+    ) -> None:
         """An event-worthy change; `add` are bits of the status."""
         self._must_live(entry)
         status = entry.facts.status | add
