@@ -52,11 +52,33 @@ _EVENT = (
 _LAYOUTS = {
     NEW: _EVENT.split(),
     UPDATE: _EVENT.split(),
-    END: "TUPLE_ORIG TUPLE_REPLY ZONE ID STATUS TIMEOUT PROTOINFO MARK".split(),
-    DUMP: (
-        "TUPLE_ORIG TUPLE_REPLY ZONE STATUS MARK ID USE TUPLE_MASTER TIMEOUT PROTOINFO "
-        "HELP LABELS SEQ_ADJ_ORIG SEQ_ADJ_REPLY SYNPROXY"
-    ).split(),
+    END: [
+        "TUPLE_ORIG",
+        "TUPLE_REPLY",
+        "ZONE",
+        "ID",
+        "STATUS",
+        "TIMEOUT",
+        "PROTOINFO",
+        "MARK",
+    ],
+    DUMP: [
+        "TUPLE_ORIG",
+        "TUPLE_REPLY",
+        "ZONE",
+        "STATUS",
+        "MARK",
+        "ID",
+        "USE",
+        "TUPLE_MASTER",
+        "TIMEOUT",
+        "PROTOINFO",
+        "HELP",
+        "LABELS",
+        "SEQ_ADJ_ORIG",
+        "SEQ_ADJ_REPLY",
+        "SYNPROXY",
+    ],
 }
 
 

@@ -14,6 +14,7 @@ from syncd.config import FilterConfig
 from syncd.flows.filter import RecordFilter
 from syncd.replication.agreement import Settings
 from syncd.replication.engine import ReplicationEngine
+
 from tests.sim.clock import Action, Clock
 from tests.sim.kernel import Chunk, ModelKernel, Place
 from tests.sim.network import ModelNetwork

@@ -8,6 +8,7 @@ import random
 from dataclasses import dataclass, field
 
 from syncd.replication.agreement import Settings
+
 from tests.sim.network import Weather
 from tests.sim.node import Habits
 from tests.sim.workload import Pace

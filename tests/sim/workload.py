@@ -34,7 +34,7 @@ _ESTABLISHED_S = 432000
 _TIME_WAIT, _CLOSED = 7, 8
 
 
-class Gone(Exception):
+class Gone(Exception):  # noqa: N818 - no error: a life is over
     """The entry of a life is not there any more."""
 
 
