@@ -1,0 +1,115 @@
+"""Flows of every kind, made by real packets, on two firewalls with real daemons.
+
+An independent reader compares the first one's kernel table with what the second one
+was told, and after a commit with the second one's kernel. `SYNCD_TEST_FLOWS=100000`
+asks for more flows than the few thousand of a normal run.
+"""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kernel import cluster, mixture, reader
+from tests.kernel.cluster import Cluster
+from tests.lab import Lab
+
+pytestmark = pytest.mark.kernel
+
+FLOWS = int(os.environ.get("SYNCD_TEST_FLOWS", "5000"))
+FTP_FLOWS = max(FLOWS // 50, 8)
+IN_STEP_S = 5.0
+
+
+@pytest.fixture
+def pair(lab: Lab, tmp_path: Path) -> Iterator[tuple[Cluster, mixture.Roads]]:
+    """Two firewalls with the same rules, the first one with packets around it."""
+    made = Cluster(lab, tmp_path)
+    first, second = made.nodes
+    roads = mixture.Roads(lab, first.namespace)
+    other = mixture.Roads(lab, second.namespace, "far2")
+    try:
+        made.start()
+        yield made, roads
+    finally:
+        made.close()
+        roads.close()
+        other.close()
+
+
+def _sample(wrong: list[str]) -> str:
+    return f"{len(wrong)} differences\n" + "\n".join(wrong[:12])
+
+
+def test_flows_of_every_kind_are_replicated_and_committed_exactly(
+    pair: tuple[Cluster, mixture.Roads], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, roads = pair
+    first, second = made.nodes
+    begin = time.monotonic()
+    played = mixture.talks(FLOWS - FTP_FLOWS)
+    mixture.play(roads, first.namespace, played)
+    mixture.play(roads, first.namespace, mixture.ftp_talks(FTP_FLOWS))
+    related = mixture.open_data_connections(roads, first.namespace)
+    made_s = time.monotonic() - begin
+    assert related > 0
+
+    told_s = cluster.wait_until_equal(first, second, IN_STEP_S)
+    wanted = first.kernel()
+    expected = first.kernel(reader.EXPECTATIONS)
+    assert not reader.differences(
+        expected, second.table("peer", "expectations"), reader.as_expected
+    )
+    assert not reader.differences(wanted, first.table("own"))
+
+    begin = time.monotonic()
+    answer = second.ask("commit")
+    commit_s = time.monotonic() - begin
+    assert answer["ok"], answer
+    assert answer["created"] == len(wanted) + len(expected), answer
+    wrong = reader.differences(wanted, second.kernel(), reader.as_committed)
+    assert not wrong, _sample(wrong)
+    wrong = reader.differences(
+        expected, second.kernel(reader.EXPECTATIONS), reader.as_expected
+    )
+    assert not wrong, _sample(wrong)
+    _assert_that_all_is_there(wanted)
+    again = second.ask("commit")
+    assert again["ok"], again
+    assert (again["created"], again["failed"]) == (0, 0), again
+    assert again["unchanged"] + again["updated"] == answer["created"], again
+    wrong = reader.differences(wanted, second.kernel(), reader.as_committed)
+    assert not wrong, _sample(wrong)
+    protocols = Counter(key[0][0] for key in wanted if isinstance(key[0], tuple))
+    with capsys.disabled():
+        print(
+            f"\n{len(wanted)} flows and {len(expected)} expectations made in "
+            f"{made_s:.1f} s, equal after {told_s:.2f} s, committed in "
+            f"{commit_s:.2f} s (its own figure {answer['seconds']:.2f} s, again "
+            f"{again['seconds']:.2f} s); by protocol {dict(protocols)}"
+        )
+
+
+def _assert_that_all_is_there(rows: reader.Rows) -> None:
+    """The judge saw flows with everything that a flow can have."""
+    statuses = {row["status"] for row in rows.values()}
+    for bit in (*(1, 2, 4), reader.SRC_NAT, reader.DST_NAT, reader.SEQ_ADJUST):
+        assert any(isinstance(word, int) and word & bit for word in statuses), bit
+    both = reader.SRC_NAT | reader.DST_NAT
+    assert any(isinstance(word, int) and word & both == both for word in statuses)
+    for name in ("mark", "labels", "helper", "master", "adjust", "state"):
+        assert len({row[name] for row in rows.values()}) > 1, name
+    zones = {(ends[-1], zone) for ends, zone in rows if isinstance(ends, tuple)}
+    assert zones == {(0, 0), (0, 7), (8, 0)}
+    states = {
+        row["state"][0]
+        for row in rows.values()
+        if isinstance(row["state"], tuple) and row["state"]
+    }
+    assert states > {
+        *("SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT"),
+        *("LAST_ACK", "TIME_WAIT", "CLOSE", "COOKIE_ECHOED"),
+    }
