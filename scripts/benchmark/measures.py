@@ -80,9 +80,9 @@ def measure_cpu(trial: Trial, pair: Pair) -> Figures:
             figures[f"{name} {at}"] = spent / cycle.steady_events
         if _uneven(trial, cycle):
             trial.note(f"the load fell behind at {at}: do not trust its figures")
-        _settle(trial, pair)
         if pair.lost() > lost:
-            trial.note(f"{pair.active.kind} lost events at {at}")
+            trial.note(f"{pair.active.kind} lost events or datagrams at {at}")
+        _settle(trial, pair)
     return figures
 
 
@@ -105,7 +105,8 @@ def _settle(trial: Trial, pair: Pair) -> None:
     try:
         pair.await_standby(0, _SETTLE_S)
     except TimeoutError as error:
-        trial.note(str(error))
+        present = trial.world.flows(trial.world.fw1)
+        trial.note(f"{error}; in the active kernel: {present}")
         pair.stop()
         pair.start()
 

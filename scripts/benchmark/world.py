@@ -21,6 +21,7 @@ _NETFILTER = Path("/proc/sys/net/netfilter")
 _SETTINGS = {  # of both firewalls
     "net.netfilter.nf_conntrack_events": "1",
     "net.netfilter.nf_conntrack_checksum": "0",
+    "net.netfilter.nf_conntrack_tcp_loose": "0",
     "net.ipv4.ip_forward": "1",
     "net.ipv4.conf.all.rp_filter": "0",
     "net.ipv4.conf.default.rp_filter": "0",

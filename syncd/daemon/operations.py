@@ -8,7 +8,14 @@ change something run one after the other, and each has a bound on its time.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from typing import TYPE_CHECKING
 
 from syncd.daemon.commands import Answer, message_rows, table_rows
@@ -17,6 +24,7 @@ from syncd.errors import ControlError
 from syncd.flows import restore
 from syncd.flows.batch import TimedRecord
 from syncd.flows.commit import CommitPlan, Result
+from syncd.flows.committed import Committed
 from syncd.flows.record import RecordReader
 from syncd.kernel import host
 from syncd.kernel.requests import Dumped, carry_out
@@ -43,6 +51,7 @@ class Operations:
         self._node = node
         self._engine = node.engine
         self._turn = asyncio.Lock()
+        self._committed = Committed()
         self._commands: dict[str, Callable[[dict[str, object]], Awaitable[Answer]]] = {
             "status": self._status,
             "metrics": self._metrics,
@@ -139,14 +148,18 @@ class Operations:
         are left alone.
         """
         began = time.monotonic()
-        records = list(self._timed_records(peers, held_back, began))
-        own = self._engine.own
-        held = {**own.flows.bodies, **own.expectations.bodies}
-        for key in held_back:
-            held.pop(key, None)  # our kernel has forgotten it
-        self._check_space(sum(key not in held for key, _, _ in records))
-        plan = CommitPlan(records, held, self._node.config.commit.timeout)
+        flows, expectations = self._records(peers, held_back, began)
+        held: Mapping[bytes, bytes] = self._engine.own.flows.bodies
+        if held_back:  # our kernel has forgotten these
+            held = {key: held[key] for key in held.keys() - held_back.keys()}
+        timeout_s = self._node.config.commit.timeout
+        wanted: Sequence[TimedRecord] = flows
+        if timeout_s is None:
+            wanted = self._committed.outstanding(flows, held, began)
+        self._check_space(flows, held)
+        plan = CommitPlan([*wanted, *expectations], held, timeout_s)
         await carry_out(plan, self._node.requests)
+        plan.result.unchanged += len(flows) - len(wanted)
         seconds = time.monotonic() - began
         result = plan.result
         self.last_commit = {
@@ -164,45 +177,68 @@ class Operations:
         )
         for example in result.examples:
             _LOG.warning("commit: %s", example)
-        self._adopt(records)
+        self._adopt(flows, expectations, result)
         return result, seconds
 
-    def _timed_records(
+    def _records(
         self, peers: list[Peer], held_back: dict[bytes, bytes], now: float
-    ) -> Iterable[TimedRecord]:
-        taken: set[bytes] = set()
-        engine = self._engine
-        own = (engine.own.flows, engine.own.expectations)
-        for peer in peers:
-            for table, ours in zip((peer.flows, peer.expectations), own, strict=True):
-                told_s = table.told_s
-                if peer.claim < engine.roles.claim:
-                    # Our own state is newer than what that peer had.
-                    taken.update(ours.bodies.keys() - held_back.keys())
-                for key, body in table.bodies.items():
-                    if key not in taken:
-                        yield key, body, now - told_s[key]
-                taken.update(table.bodies)
+    ) -> tuple[list[TimedRecord], list[TimedRecord]]:
+        """Flows and expectations to commit, each key once, with their age in s."""
+        claim = self._engine.roles.claim
+        own = self._engine.own
+        gathered: tuple[list[TimedRecord], list[TimedRecord]] = ([], [])
+        for records, ours, tables in (
+            (gathered[0], own.flows, [(p.claim, p.flows) for p in peers]),
+            (gathered[1], own.expectations, [(p.claim, p.expectations) for p in peers]),
+        ):
+            taken: set[bytes] = set()
+            for peer_claim, table in tables:
+                if peer_claim < claim:  # our own state is newer than that peer's
+                    taken |= ours.bodies.keys() - held_back.keys()
+                ages = map(now.__sub__, map(table.told_s.__getitem__, table.bodies))
+                timed = zip(table.bodies, table.bodies.values(), ages, strict=True)
+                if taken:
+                    records += [record for record in timed if record[0] not in taken]
+                else:
+                    records += timed
+                if len(tables) > 1:
+                    taken |= table.bodies.keys()
         for key, body in held_back.items():
-            if key not in taken:
-                yield key, body, 0.0
+            expectation = restore.is_expectation(key)
+            gathered[expectation].append((key, body, 0.0))
+        return gathered
 
-    def _check_space(self, wanted: int) -> None:
+    def _check_space(
+        self, flows: list[TimedRecord], held: Mapping[bytes, bytes]
+    ) -> None:
         limit, count = host.table_limit(), host.table_count()
-        if limit and count + wanted > limit:
+        if not limit or count + len(flows) <= limit:
+            return
+        missing = sum(key not in held for key, _, _ in flows)
+        if count + missing > limit:
             _LOG.warning(
                 "commit: %d flows are to be created, the table has room for %d: raise "
                 "net.netfilter.nf_conntrack_max (now %d)",
-                *(wanted, max(limit - count, 0), limit),
+                *(missing, max(limit - count, 0), limit),
             )
 
-    def _adopt(self, records: list[TimedRecord]) -> None:
+    def _adopt(
+        self,
+        flows: list[TimedRecord],
+        expectations: list[TimedRecord],
+        result: Result,
+    ) -> None:
         """What was committed is in this kernel; the next dump shows it as it is."""
-        flows, expectations = self._engine.own.flows, self._engine.own.expectations
-        for key, body, _ in records:
-            (expectations if restore.is_expectation(key) else flows).adopt(key, body)
+        own = self._engine.own
+        own.flows.adopt(flows)
+        own.expectations.adopt(expectations)
+        if result.failures:
+            self._committed.forget()
+        else:
+            self._committed.note(flows, time.monotonic())
         self._engine.dump_wanted = True
-        self._node.listener.heal()
+        # The answer goes out before the table is read: somebody waits for it.
+        asyncio.get_running_loop().call_later(_LOOK_S, self._node.listener.heal)
 
     def _commit_answer(self, result: Result, seconds: float) -> Answer:
         answer: Answer = {

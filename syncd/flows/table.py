@@ -200,9 +200,18 @@ class OwnTable:
             self.end(key)
         return len(held)
 
-    def adopt(self, key: bytes, body: bytes) -> None:
-        """A record that was just put into this kernel; its CTA_ID is not known."""
-        self.put(key, body, b"", _ANY_ATTRIBUTE)
+    def adopt(self, records: Sequence[tuple[bytes, bytes, float]]) -> None:
+        """Records (key, body, age) that were just put into this kernel.
+
+        Their CTA_ID is not known; the next update of each is merged.
+        """
+        keys = [key for key, _, _ in records]
+        self.marks.update(dict.fromkeys(keys, KNOWN_TO_PEERS))
+        self.bodies.update([record[:2] for record in records])
+        self.facts.update(dict.fromkeys(keys, (b"", _ANY_ATTRIBUTE)))
+        if self.held:
+            for key in keys:
+                self.held.pop(key, None)
 
     def clear(self) -> int:
         """Forget all; peers are told that each one ended."""

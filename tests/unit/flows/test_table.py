@@ -137,7 +137,7 @@ def test_a_held_flow_that_lives_again_is_not_released() -> None:
 def test_an_adopted_flow_takes_the_next_update_whole() -> None:
     own = Own()
     body = flow_body(1) + tlv(CTA_MARK, b"\0\0\0\7")
-    own.flows.adopt(flow_key(1), body)
+    own.flows.adopt([(flow_key(1), body, 0.0)])
     own.apply([(UPDATE, flow_key(1), flow_body(1, 30), TWO, MASK)])
     assert own.flows.bodies[flow_key(1)] == flow_body(1, 30) + body[-8:]
     own.apply([(END, flow_key(1), b"", TWO, 0)])

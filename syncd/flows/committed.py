@@ -1,0 +1,64 @@
+"""What was put into this kernel a moment ago need not be put there again.
+
+In: the records of each commit, as they were told. Out: of the records of the next one
+those that the kernel has to hear of. The rule: a record is settled if within the last
+minute it was committed just as it is told now, the kernel still has it with the same
+tuples, and its timer, which has run down as the estimate has, needs no floor yet. What
+traffic has changed meanwhile is newer than what was told, and stays.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
+
+from syncd.flows.batch import TimedRecord
+from syncd.flows.restore import REFRESH_FLOOR_S
+
+_SETTLED_S = 60.0  # after which every record is looked at anew
+_KEY_AND_BODY = itemgetter(0, 1)
+_TIMEOUT_HEAD = b"\x08\x00\x07\x00"
+
+
+class Committed:
+    """The records of the latest commits; times are the caller's clock in seconds."""
+
+    __slots__ = ("_bodies", "_since")
+
+    def __init__(self) -> None:
+        self._bodies: dict[bytes, bytes] = {}
+        self._since = 0.0
+
+    def note(self, records: Iterable[TimedRecord], now: float) -> None:
+        """These records are in the kernel."""
+        if now - self._since >= _SETTLED_S:
+            self._bodies = {}
+            self._since = now
+        self._bodies.update(map(_KEY_AND_BODY, records))
+
+    def forget(self) -> None:
+        """Nothing is known to be in the kernel."""
+        self._bodies = {}
+
+    def outstanding(
+        self, records: Sequence[TimedRecord], held: Mapping[bytes, bytes], now: float
+    ) -> Sequence[TimedRecord]:
+        """The records that are not settled; `held` is what the kernel has."""
+        if not self._bodies or now - self._since >= _SETTLED_S:
+            return records
+        committed, present = self._bodies.get, held.get
+        outstanding = []
+        for record in records:
+            key, body, elapsed_s = record
+            if committed(key) == body:
+                there = present(key)
+                # REPLY comes first, STATUS (8 bytes) next, then TIMEOUT.
+                reply = body[0]
+                if there is not None and there[:reply] == body[:reply]:
+                    timeout = body[reply + 8 : reply + 16]
+                    stored_s = int.from_bytes(timeout[4:])
+                    if (
+                        timeout[:4] == _TIMEOUT_HEAD
+                        and stored_s - elapsed_s >= REFRESH_FLOOR_S
+                    ):
+                        continue
+            outstanding.append(record)
+        return outstanding
