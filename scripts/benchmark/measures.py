@@ -24,6 +24,7 @@ _PROBE_EVERY_S = 0.02
 _RATE_STEP = 50_000
 _RATE_LIMIT = 500_000
 _RATE_LEAST_S = 5.0  # longer than any buffer can hide an overload
+_RATE_TRIES = 3  # to get a load that is even
 _SETTLE_S = 60.0
 _REST_S, _REST_SHARE = 0.3, 0.1
 
@@ -144,20 +145,30 @@ def measure_rate(trial: Trial, pair: Pair) -> Figures:
     """The highest rate of the load at which nothing was lost."""
     best = 0
     for rate in range(_RATE_STEP, _RATE_LIMIT + 1, _RATE_STEP):
-        lost = pair.lost()
-        seconds = max(trial.seconds, _RATE_LEAST_S)
-        cycle = trial.load.cycle(rate, seconds, trial.life_s, lambda: None)
-        if _uneven(trial, cycle):
+        held = _held(trial, pair, rate)
+        if held is None:
             trial.note(f"the load cannot do {thousands(rate)} evenly on this machine")
-            break
-        try:
-            pair.await_standby(0, 10.0)
-        except TimeoutError:
-            break
-        if pair.lost() > lost:
+        if not held:
             break
         best = rate
     return {"loss-free rate": best}
+
+
+def _held(trial: Trial, pair: Pair, rate: float) -> bool | None:
+    """Whether nothing was lost at this rate; None if the load never kept it."""
+    seconds = max(trial.seconds, _RATE_LEAST_S)
+    for _ in range(_RATE_TRIES):
+        lost = pair.lost()
+        cycle = trial.load.cycle(rate, seconds, trial.life_s, lambda: None)
+        try:
+            pair.await_standby(0, 10.0)
+        except TimeoutError:
+            return False
+        if pair.lost() > lost:
+            return False
+        if not _uneven(trial, cycle):
+            return True
+    return None
 
 
 def measure_table(trial: Trial, pair: Pair, wanted: frozenset[str]) -> Figures:

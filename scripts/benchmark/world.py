@@ -18,6 +18,8 @@ from benchmark import packets
 SYNC = "sync"
 ADDRESSES = {"fw1": "192.168.77.1", "fw2": "192.168.77.2"}
 _NETFILTER = Path("/proc/sys/net/netfilter")
+_BACKLOG = Path("/proc/sys/net/core/netdev_max_backlog")
+_BACKLOG_PACKETS = 100_000  # so that a busy CPU delays the load's packets, not drops
 _SETTINGS = {  # of both firewalls
     "net.netfilter.nf_conntrack_events": "1",
     "net.netfilter.nf_conntrack_checksum": "0",
@@ -57,15 +59,16 @@ def run(*command: str, text: str | None = None) -> str:
 
 
 class Limits:
-    """The machine's conntrack limits: raised while needed, then as they were."""
+    """The machine's own limits: raised while needed, then as they were."""
 
     def __init__(self, entries: int) -> None:
         self._changed: list[tuple[Path, str, str]] = []
-        for name, least in (
-            ("nf_conntrack_max", entries),
-            ("nf_conntrack_buckets", entries // 2),
+        for path, least in (
+            (_NETFILTER / "nf_conntrack_max", entries),
+            (_NETFILTER / "nf_conntrack_buckets", entries // 2),
+            (_BACKLOG, _BACKLOG_PACKETS),
         ):
-            self._raise(_NETFILTER / name, least)
+            self._raise(path, least)
 
     def _raise(self, path: Path, least: int) -> None:
         before = path.read_text().strip()
