@@ -45,40 +45,17 @@ CTA = {
     "LABELS": 22,
     "SYNPROXY": 24,
 }
-_EVENT = (
-    "TUPLE_ORIG TUPLE_REPLY ZONE ID STATUS TIMEOUT PROTOINFO HELP LABELS TUPLE_MASTER "
-    "SEQ_ADJ_ORIG SEQ_ADJ_REPLY SYNPROXY MARK"
-)
+_OPENING = ("TUPLE_ORIG", "TUPLE_REPLY", "ZONE")
+_GROWN = ("HELP", "LABELS", "TUPLE_MASTER", "SEQ_ADJ_ORIG", "SEQ_ADJ_REPLY", "SYNPROXY")
+_EVENT = (*_OPENING, "ID", "STATUS", "TIMEOUT", "PROTOINFO", *_GROWN, "MARK")
 _LAYOUTS = {
-    NEW: _EVENT.split(),
-    UPDATE: _EVENT.split(),
-    END: [
-        "TUPLE_ORIG",
-        "TUPLE_REPLY",
-        "ZONE",
-        "ID",
-        "STATUS",
-        "TIMEOUT",
-        "PROTOINFO",
-        "MARK",
-    ],
-    DUMP: [
-        "TUPLE_ORIG",
-        "TUPLE_REPLY",
-        "ZONE",
-        "STATUS",
-        "MARK",
-        "ID",
-        "USE",
-        "TUPLE_MASTER",
-        "TIMEOUT",
-        "PROTOINFO",
-        "HELP",
-        "LABELS",
-        "SEQ_ADJ_ORIG",
-        "SEQ_ADJ_REPLY",
-        "SYNPROXY",
-    ],
+    NEW: _EVENT,
+    UPDATE: _EVENT,
+    END: (*_OPENING, "ID", "STATUS", "TIMEOUT", "PROTOINFO", "MARK"),
+    DUMP: (
+        *(*_OPENING, "STATUS", "MARK", "ID", "USE", "TUPLE_MASTER", "TIMEOUT"),
+        *("PROTOINFO", "HELP", "LABELS", "SEQ_ADJ_ORIG", "SEQ_ADJ_REPLY", "SYNPROXY"),
+    ),
 }
 
 

@@ -1,0 +1,164 @@
+"""A cluster that a test leads by the hand: words for stories.
+
+In: the steps of a story. Out: a `Cluster` without random faults, whose flows are opened
+and ended one by one. The watch looks on as in the seeded runs.
+"""
+
+import random
+from collections.abc import Iterable
+
+from syncd.replication.agreement import Settings
+from syncd.replication.peer import Peer
+from syncd.replication.roles import sources
+
+from tests.sim.cluster import Cluster
+from tests.sim.ctnetlink import SRC_NAT, TCP, Facts, Tracker
+from tests.sim.decode import flow_facts
+from tests.sim.kernel import Entry
+from tests.sim.network import CALM, Weather
+from tests.sim.node import Habits, SimulatedNode
+from tests.sim.opening import Opening
+from tests.sim.plan import Plan
+from tests.sim.workload import Pace
+
+QUIET = Pace(initial=0, births=0.0)
+_ESTABLISHED_S = 432000
+_BE_LIBERAL = 0x08
+
+
+class Story(Cluster):
+    """Nodes `names`, all of them up and in step when the story begins."""
+
+    def __init__(
+        self,
+        *names: str,
+        seed: int = 1,
+        pace: Pace = QUIET,
+        weather: Weather = CALM,
+        habits: Habits = Habits(),  # noqa: B008 - frozen
+        settings: Settings = Settings(),  # noqa: B008 - frozen
+    ) -> None:
+        super().__init__(
+            Plan(
+                seed=seed,
+                nodes=names,
+                weather=weather,
+                settings=settings,
+                paces=(pace,),
+                habits=(habits,),
+            )
+        )
+        self._opening = Opening(random.Random(seed), ports=20000, zones=0)
+        for node in self.nodes.values():
+            self.clock.after(self.rng.uniform(0.0, 0.3), node.start)
+        self.wait(0.4)
+        self.settle(3.0)
+        self.network.weather = weather
+        for workload in self.workloads.values():
+            workload.start()
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass."""
+        self.clock.run_until(self.clock.now + seconds)
+
+    def open(self, name: str, count: int = 1) -> list[Entry]:
+        """Established TCP connections through that firewall, all masqueraded."""
+        kernel = self.nodes[name].kernel
+        opened: list[Entry] = []
+        while len(opened) < count:
+            facts = self._opening.draw(TCP)
+            if facts.status & SRC_NAT:
+                tracker = Tracker(3, 7, 7, 0x23, 0x23)
+                facts = facts._replace(status=facts.status | 0x6, tracker=tracker)
+                opened.append(kernel.create(facts, _ESTABLISHED_S))
+        return opened
+
+    def mark(self, name: str, entries: Iterable[Entry], mark: int) -> None:
+        """A rule changes their marks."""
+        for entry in entries:
+            facts = entry.facts._replace(mark=mark)
+            self.nodes[name].kernel.change(entry, facts, _ESTABLISHED_S)
+
+    def close(
+        self, name: str, entries: Iterable[Entry], *, early: bool = False
+    ) -> None:
+        """They end."""
+        for entry in entries:
+            self.nodes[name].kernel.end(entry, early=early)
+
+    def peer(self, at: str, of: str) -> Peer:
+        """What one node knows of another."""
+        return self.nodes[at].running.peers[of]
+
+    def cut(self, source: str, target: str) -> None:
+        """Nothing comes through from the one to the other."""
+        self.network.cut(source, target)
+
+    def isolate(self, name: str) -> None:
+        """Nothing comes to that node and nothing from it, until `network.heal`."""
+        for other in self.nodes:
+            if other != name:
+                self.network.cut(name, other)
+                self.network.cut(other, name)
+
+    # Failover as `syncd promote` does it
+
+    def promote(self, name: str) -> None:
+        """Put the peers' flows into this kernel, then take the role."""
+        node = self.nodes[name]
+        engine = node.running
+        peers = sources(engine.peers.values())
+        own = engine.own.flows
+        held = {key: own.bodies[key] for key in own.held}
+        taken: set[bytes] = set()
+        for peer in peers:
+            if peer.claim < engine.roles.claim:
+                taken |= own.bodies.keys() - held.keys()
+            for key, body in peer.flows.bodies.items():
+                if key not in taken:
+                    self._inject(node, key, body)
+            taken |= peer.flows.bodies.keys()
+        for key, body in held.items():
+            if key not in taken:
+                self._inject(node, key, body)
+        for peer in peers:
+            peer.taken = (peer.inbox.epoch, peer.claim)
+        node.command("promote")
+        node.command("resync kernel")
+
+    def _inject(self, node: SimulatedNode, key: bytes, body: bytes) -> None:
+        facts = _as_injected(flow_facts(key, body))
+        entry = node.kernel.flows.get(key)
+        if entry is None:
+            node.kernel.inject(facts, _ESTABLISHED_S)
+        else:
+            entry.set(facts, ("STATUS", "PROTOINFO", "LABELS", "MARK"))
+        node.running.own.flows.adopt([(key, body, 0.0)])
+
+    def switch_over(self, old: str, new: str) -> None:
+        """Planned: demote, move the address, promote. Masquerading dies with it."""
+        self.nodes[old].command("demote")
+        self._flush(self.nodes[old])
+        for entry in list(self.nodes[old].kernel.flows.values()):
+            self.nodes[old].kernel.end(entry, early=True)
+        self.promote(new)
+
+    def _flush(self, node: SimulatedNode) -> None:
+        """The command waits until all that happened before has been told."""
+        outbox, own = node.running.outbox, node.running.own
+        for _ in range(100):
+            if not outbox.acked or not (outbox.unacked or own.flows.marks):
+                return
+            self.wait(0.05)
+        raise AssertionError(f"{node.name} does not get rid of what it has to tell")
+
+
+def _as_injected(facts: Facts) -> Facts:
+    """What the kernel makes of it (reference: the seven edits of an injection)."""
+    tracker = facts.tracker
+    if tracker is not None and facts.orig.protocol == TCP:
+        tracker = tracker._replace(
+            orig_flags=tracker.orig_flags & 7 | _BE_LIBERAL,
+            reply_flags=tracker.reply_flags & 7 | _BE_LIBERAL,
+        )
+    return facts._replace(tracker=tracker)
