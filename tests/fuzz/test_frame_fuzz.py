@@ -15,7 +15,6 @@ from syncd.replication.agreement import Settings
 from syncd.replication.engine import ReplicationEngine
 from syncd.replication.frame import CONTENT_LIMIT, MAJOR, Coder
 
-
 REASONS = {"malformed", "version", "auth", "replay", "name", "peers"}
 SOURCE = "10.0.0.2"
 
