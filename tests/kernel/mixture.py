@@ -362,9 +362,14 @@ def talks(total: int) -> list[Talk]:
     made: list[Talk] = []
     for kind in KINDS:
         count = max(total * kind.share // shares, 1)
-        made += [Talk(kind, _orig(kind, index), _zone(kind)) for index in range(count)]
-    made.sort(key=lambda talk: hash(talk.orig))
+        made += [talk(kind, index) for index in range(count)]
+    made.sort(key=lambda made: hash(made.orig))
     return made
+
+
+def talk(kind: Kind, index: int) -> Talk:
+    """The kind's flow of that number."""
+    return Talk(kind, _orig(kind, index), _zone(kind))
 
 
 def ftp_talks(total: int) -> list[Talk]:
@@ -412,12 +417,12 @@ def _zone(kind: Kind) -> int:
 def play(roads: Roads, firewall: str, played: list[Talk]) -> None:
     """All first packets; then, from the kernel's reply tuples, all the others."""
     for talk in played:
-        _say(roads, talk, 0)
+        say(roads, talk, 0)
     learn(firewall, played)
     for number in range(1, max(len(talk.kind.steps) for talk in played)):
         for talk in played:
             if number < len(talk.kind.steps):
-                _say(roads, talk, number)
+                say(roads, talk, number)
 
 
 def learn(firewall: str, played: Iterable[Talk]) -> None:
@@ -432,7 +437,8 @@ def learn(firewall: str, played: Iterable[Talk]) -> None:
         talk.reply = reply
 
 
-def _say(roads: Roads, talk: Talk, number: int) -> None:
+def say(roads: Roads, talk: Talk, number: int) -> None:
+    """One step of one flow."""
     is_reply, build, traffic_class = talk.kind.steps[number]
     ends = talk.reply if is_reply else talk.orig
     side = SERVER_SIDE if is_reply else CLIENT_SIDE
