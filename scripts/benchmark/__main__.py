@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmark import measures, report
 from benchmark.daemons import Conntrackd, Daemon, Pair, Place, Syncd
 from benchmark.load import Load
-from benchmark.world import ADDRESSES, SYNC, World
+from benchmark.world import ADDRESSES, SYNC, World, is_root_of_machine
 
 MEASURES = ("cpu", "latency", "rate", "memory", "resync", "commit")
 _TABLE = frozenset({"memory", "resync", "commit"})
@@ -115,6 +115,9 @@ def _run(
         closing(World(entries=4 * most + 100_000)) as world,
         closing(Load(world)) as load,
     ):
+        notes.extend(world.notes)
+        if not is_root_of_machine():
+            notes.append("in a user namespace: socket buffers are small, rates suffer")
         trial = measures.Trial(
             world=world,
             load=load,
@@ -173,6 +176,7 @@ def _pair(trial: measures.Trial, kind: type[Daemon]) -> Pair:
                 directory=trial.directory,
                 interface=SYNC,
                 address=ADDRESSES[node],
+                buffers=is_root_of_machine(),
             )
         )
         for node, namespace in (("fw1", world.fw1), ("fw2", world.fw2))

@@ -39,6 +39,7 @@ class Place:
     directory: Path
     interface: str
     address: str
+    buffers: bool  # whether sockets may be given more room than net.core allows
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +213,8 @@ class Conntrackd(Daemon):
 
     def _config(self) -> str:
         place = self.place
+        buffers = f"""SndSocketBuffer {LINK_BUFFER_BYTES}
+    RcvSocketBuffer {LINK_BUFFER_BYTES}"""
         return f"""
 Sync {{
   Mode FTFW {{
@@ -222,8 +225,7 @@ Sync {{
     Group {PORT}
     IPv4_interface {place.address}
     Interface {place.interface}
-    SndSocketBuffer {LINK_BUFFER_BYTES}
-    RcvSocketBuffer {LINK_BUFFER_BYTES}
+    {buffers if place.buffers else ""}
     Checksum on
   }}
 }}

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmark import counters, packets
 from benchmark.daemons import GROUP, PORT
-from benchmark.world import World
+from benchmark.world import World, is_root_of_machine
 
 Opener = Callable[[bytes], bytes]
 
@@ -120,7 +120,8 @@ def main() -> None:
     interface, file = sys.argv[1:3]
     watch = counters.QueueWatch(interface, GROUP, PORT)
     tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_IP))
-    tap.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
+    force = _SO_RCVBUFFORCE if is_root_of_machine() else socket.SO_RCVBUF
+    tap.setsockopt(socket.SOL_SOCKET, force, _BUFFER_BYTES)
     tap.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
     tap.bind((interface, _ETH_P_IP))
     tap.settimeout(0.0)  # it spins: a wake-up would take as long as what is timed

@@ -62,6 +62,7 @@ class Limits:
     """The machine's own limits: raised while needed, then as they were."""
 
     def __init__(self, entries: int) -> None:
+        self.fixed: list[str] = []  # what is too low and not ours to raise
         self._changed: list[tuple[Path, str, str]] = []
         for path, least in (
             (_NETFILTER / "nf_conntrack_max", entries),
@@ -71,10 +72,14 @@ class Limits:
             self._raise(path, least)
 
     def _raise(self, path: Path, least: int) -> None:
-        before = path.read_text().strip()
-        if int(before) >= least:
+        try:
+            before = path.read_text().strip()
+            if int(before) >= least:
+                return
+            path.write_text(str(least))
+        except OSError:
+            self.fixed.append(f"{path.name} could not be raised to {least}")
             return
-        path.write_text(str(least))
         self._changed.append((path, before, path.read_text().strip()))
 
     def restore(self) -> None:
@@ -85,6 +90,11 @@ class Limits:
         self._changed.clear()
 
 
+def is_root_of_machine() -> bool:
+    """Root, and not only within a user namespace."""
+    return Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]
+
+
 class World:
     """The namespaces of one run."""
 
@@ -92,9 +102,9 @@ class World:
         mark = f"syncd-bench-{os.getpid()}"
         self.far, self.fw1, self.fw2 = (f"{mark}-{n}" for n in ("far", "fw1", "fw2"))
         self._made: list[str] = []
-        self._limits: Limits | None = None
+        self._limits = Limits(entries)
+        self.notes = self._limits.fixed
         try:
-            self._limits = Limits(entries)
             self._make()
         except BaseException:
             self.close()
@@ -164,6 +174,4 @@ class World:
                 ["ip", "netns", "delete", name], check=False, capture_output=True
             )
         self._made.clear()
-        if self._limits is not None:
-            self._limits.restore()
-            self._limits = None
+        self._limits.restore()
