@@ -1,0 +1,209 @@
+"""Commits into kernels that are full, or hold something else already.
+
+Flows come from real packets on the first node; what is in the second node's way is put
+there by conntrack(8) or by request. The judge is the independent reader.
+"""
+
+import socket
+import struct
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from tests.kernel import cluster, mixture, reader
+from tests.kernel.cluster import Cluster, Node
+from tests.lab import Lab, inside, run_in, sysctl
+
+pytestmark = pytest.mark.kernel
+
+FLOWS, ROOM = 500, 200
+# What fills the table is of no interest to the daemons.
+IGNORED = '[filter]\naddresses = { ignore = ["127.0.0.0/8"] }\n'
+_BATCH = 400
+
+
+@pytest.fixture
+def pair(lab: Lab, tmp_path: Path) -> Iterator[tuple[Node, Node]]:
+    """Two nodes in step, the first one with flows of all kinds."""
+    made = Cluster(lab, tmp_path, more=IGNORED)
+    first, second = made.nodes
+    roads = [
+        mixture.Roads(lab, node.namespace, f"far-{node.name}") for node in made.nodes
+    ]
+    try:
+        made.start()
+        mixture.play(roads[0], first.namespace, mixture.talks(FLOWS))
+        cluster.wait_until_equal(first, second, 5.0)
+        yield first, second
+    finally:
+        made.close()
+        for road in roads:
+            road.close()
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    size = 4 + len(value)
+    return struct.pack("=HH", size, kind) + value + bytes(-size % 4)
+
+
+def _filler(number: int) -> bytes:
+    """The request that creates an assured UDP flow."""
+    here, there = struct.pack(">I", 0x7F010000 + (number >> 8)), b"\x7f\x00\x00\x02"
+    ports = (1024 + (number & 0xFF), 9)
+    body = struct.pack("=BBH", 2, 0, 0)
+    for kind, ends, sides in (
+        (1, (here, there), ports),
+        (2, (there, here), ports[::-1]),
+    ):
+        address = b"".join(_attribute(i, end) for i, end in enumerate(ends, 1))
+        proto = _attribute(1, b"\x11") + b"".join(
+            _attribute(i, struct.pack(">H", side)) for i, side in enumerate(sides, 2)
+        )
+        both = _attribute(0x8001, address) + _attribute(0x8002, proto)
+        body += _attribute(0x8000 | kind, both)
+    body += _attribute(3, struct.pack(">I", 0xE)) + _attribute(
+        7, struct.pack(">I", 900)
+    )
+    return struct.pack("=IHHII", 16 + len(body), 0x100, 0x601, 1, 0) + body
+
+
+def _fillers(count: int) -> Iterator[bytes]:
+    """So many requests, all cut from one: address and port stand in two places."""
+    model = _filler(0)
+    address, port = struct.pack(">I", 0x7F010000), struct.pack(">H", 1024)
+    parts = []
+    for mark in (address, port, address, port):
+        part, _, model = model.partition(mark)
+        parts.append(part)
+    one, two, three, four = parts
+    for number in range(count):
+        address = struct.pack(">I", 0x7F010000 + (number >> 8))
+        port = struct.pack(">H", 1024 + (number & 0xFF))
+        yield b"".join((one, address, two, port, three, address, four, port, model))
+
+
+def _fill(namespace: str, room: int) -> int:
+    """Fill the table until there is room for so many more; its limit."""
+    limit = int(sysctl(namespace, "net.netfilter.nf_conntrack_max"))
+    count = int(sysctl(namespace, "net.netfilter.nf_conntrack_count"))
+    with inside(namespace):
+        asking = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
+    with asking:
+        asking.bind((0, 0))
+        fillers = _fillers(limit - count - room)
+        while batch := b"".join(islice(fillers, _BATCH)):
+            asking.send(batch)
+    return limit
+
+
+def _living(node: Node) -> reader.Rows:
+    """The node's flows but for those that fill its table."""
+    return dict(
+        reader.flow_row(message)
+        for message in reader.dump(node.namespace)
+        if message[32:34] != b"\x7f\x01"
+    )
+
+
+def test_a_full_table_is_one_clear_error_and_the_counts_are_right(
+    pair: tuple[Node, Node],
+) -> None:
+    first, second = pair
+    wanted = first.kernel()
+    _fill(second.namespace, ROOM)
+    done = second.command("commit")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "nf_conntrack_max" in done.stderr
+    last = second.status()["commit"]["last"]
+    assert last["created"] + last["failed"] == len(wanted), last
+    assert last["failed_by_reason"] == {"table full": last["failed"]}
+    found = _living(second)
+    # In a full table the kernel drops what is unassured for what is new.
+    assert 0 < len(found) <= last["created"]
+    assert last["failed"] > 0
+    # A takeover says so too, and can be repeated once there is room.
+    assert second.command("promote").returncode == 1
+    run_in(second.namespace, "conntrack", "-F")
+    answer = second.ask("promote")
+    assert answer["ok"], answer
+    assert answer["role"] == "primary"
+    assert not reader.differences(wanted, _living(second), reader.as_committed)
+
+
+def test_entries_in_the_way_make_room(pair: tuple[Node, Node]) -> None:
+    first, second = pair
+    wanted = first.kernel()
+    translated = [
+        (key, row)
+        for key, row in wanted.items()
+        if _is_tcp(key) and isinstance(row["status"], int) and row["status"] & 0x10
+    ]
+    assert len(translated) > 10
+    insert = ("conntrack", "-I", "-t", "300", "-u", "SEEN_REPLY,ASSURED")
+    tcp = ("-p", "tcp", "--state", "ESTABLISHED")
+    for number, (key, row) in enumerate(translated[:9]):
+        orig, reply = key[0], row["reply"]
+        assert isinstance(orig, tuple)
+        assert isinstance(reply, tuple)
+        ours = (orig[1], orig[2], orig[3], orig[4])
+        theirs = (reply[1], reply[2], reply[3], reply[4])
+        if number % 3 == 0:  # the same flow without its translation
+            ends = ours
+        elif number % 3 == 1:  # another flow that has its translated address
+            ends = (theirs[1], theirs[0], theirs[3], theirs[2])
+        else:  # a flow the other way round
+            ends = (ours[1], ours[0], ours[3], ours[2])
+        words = [str(end) for end in ends]
+        run_in(
+            second.namespace,
+            *insert,
+            *tcp,
+            *("-s", words[0], "-d", words[1], "--sport", words[2], "--dport", words[3]),
+        )
+    for expected in (True, False):
+        answer = second.ask("commit")
+        assert answer["ok"], answer
+        assert (answer["created"] > 0) is expected, answer
+        assert not reader.differences(wanted, second.kernel(), reader.as_committed)
+
+
+def _is_tcp(key: reader.Key) -> bool:
+    ends = key[0]
+    return isinstance(ends, tuple) and ends[0] == 6 and key[1] == 0
+
+
+def test_a_commit_again_changes_nothing(pair: tuple[Node, Node]) -> None:
+    first, second = pair
+    wanted = first.kernel()
+    assert second.ask("commit")["created"] == len(wanted)
+    for _ in range(3):
+        answer = second.ask("commit", "--peer", "fw1")
+        assert answer["ok"]
+        assert answer["created"] == 0, answer
+        assert not reader.differences(wanted, second.kernel(), reader.as_committed)
+    # What was committed is own now, and the first node is told of it.
+    cluster.wait_until_equal(second, first, 5.0)
+
+
+def test_flushes_and_resyncs_end_where_they_began(pair: tuple[Node, Node]) -> None:
+    first, second = pair
+    for words in (
+        ("flush", "peer"),
+        ("resync", "pull"),
+        ("resync", "push"),
+        ("resync", "kernel"),
+    ):
+        assert second.command(*words).returncode == 0, words
+    cluster.wait_until_equal(first, second, 5.0)
+    assert first.command("flush", "own").returncode == 0
+    assert first.command("resync", "kernel").returncode == 0
+    cluster.wait_until_equal(first, second, 5.0)
+    assert second.command("flush", "peer").returncode == 0
+    assert second.command("verify").returncode in (0, 1)
+    cluster.wait_until_equal(first, second, 5.0)
+    assert first.command("flush", "kernel").returncode == 0
+    assert not first.kernel()
+    cluster.wait_until_equal(first, second, 5.0)
