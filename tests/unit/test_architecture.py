@@ -10,7 +10,7 @@ import re
 import tokenize
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
@@ -288,12 +288,14 @@ def is_python(file: Path) -> bool:
     return first.startswith(b"#!") and b"python" in first
 
 
-def project_sources() -> Iterator[Source]:
-    for top in ("syncd", "tests", "scripts"):
-        for file in sorted((PROJECT / top).rglob("*")):
-            if file.is_file() and is_python(file):
-                path = file.relative_to(PROJECT).as_posix()
-                yield Source(path, file.read_text(encoding="utf-8"))
+@cache
+def project_sources() -> tuple[Source, ...]:
+    return tuple(
+        Source(file.relative_to(PROJECT).as_posix(), file.read_text(encoding="utf-8"))
+        for top in ("syncd", "tests", "scripts")
+        for file in sorted((PROJECT / top).rglob("*"))
+        if file.is_file() and is_python(file)
+    )
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
