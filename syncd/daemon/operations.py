@@ -351,10 +351,7 @@ class Operations:
                 own = self._engine.own
                 count = own.flows.clear() + own.expectations.clear()
             else:
-                count = 0
-                for peer in self._engine.peers.values():
-                    count += peer.flows.clear() + peer.expectations.clear()
-                    peer.inbound_equal = False
+                count = self._engine.forget_peers()
             self._node.pump()
             return {"ok": True, "flushed": count}
 

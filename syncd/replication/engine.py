@@ -270,6 +270,16 @@ class ReplicationEngine:
                     peer.move(PeerEvent.RESYNC)
         self.agreement.hello_at = self._now = now
 
+    def forget_peers(self) -> int:
+        """Empty the peers' tables; they count as in step again after a pull."""
+        count = 0
+        for peer in self.peers.values():
+            count += peer.flows.clear() + peer.expectations.clear()
+            peer.swept = peer.inbound_equal = False
+            if peer.state is PeerState.IN_STEP:
+                peer.move(PeerEvent.RESYNC)
+        return count
+
     def push(self, now: float) -> None:
         """Tell the peers everything again; ends that they missed are swept."""
         self._now = now

@@ -356,13 +356,17 @@ FTP_KINDS = (
 )
 
 
-def talks(total: int) -> list[Talk]:
-    """About so many flows, all kinds in their shares, one of each kind by turns."""
+def talks(total: int, part: int = 0) -> list[Talk]:
+    """About so many flows, all kinds in their shares, well mixed.
+
+    Another `part` has other flows.
+    """
     shares = sum(kind.share for kind in KINDS)
     made: list[Talk] = []
     for kind in KINDS:
         count = max(total * kind.share // shares, 1)
-        made += [talk(kind, index) for index in range(count)]
+        first = part * count
+        made += [talk(kind, index) for index in range(first, first + count)]
     made.sort(key=lambda made: hash(made.orig))
     return made
 

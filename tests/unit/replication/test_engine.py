@@ -245,3 +245,16 @@ def test_frames_of_a_life_that_is_over_are_ignored() -> None:
         talk.engines["b"].receive(datagram, "a", talk.now)
     assert talk.copy("b", "a") == {}
     assert talk.engines["b"].peers["a"].inbox.epoch == 90
+
+
+def test_a_node_that_forgot_its_peers_is_not_ready_until_it_asked_again() -> None:
+    talk = Talk("a", "b")
+    put(talk.engines["a"].own, 1, 2)
+    talk.run(1)
+    assert talk.engines["b"].forget_peers() == 2
+    talk.run(1)
+    assert not talk.engines["b"].ready
+    talk.engines["b"].pull(talk.now)
+    talk.run(1)
+    assert talk.engines["b"].ready
+    assert talk.copy("b", "a") == talk.own("a")
