@@ -1,14 +1,16 @@
-"""What the kernel counts about a process and its network: files of /proc in, ints out.
+"""What the kernel counts about a process and its network: process numbers in, ints out.
 
 Nothing here disturbs the process that is measured.
 """
 
 import socket
 import struct
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 HEADER_BYTES = 14 + 20 + 8  # Ethernet, IPv4, UDP
+_CPU_CLOCK_SCHED = 2  # what clock_getcpuclockid(3) gives, with the process's number
 _NETFILTER = "12"
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
@@ -16,9 +18,8 @@ _NO_COOKIE = 0xFFFFFFFF
 
 
 def cpu_ns(pid: int) -> int:
-    """User and system time of all threads, as the scheduler accounts it."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
+    """User and system time of the process, with all threads there are and were."""
+    return time.clock_gettime_ns(~pid << 3 | _CPU_CLOCK_SCHED)
 
 
 def resident_bytes(pid: int) -> int:
