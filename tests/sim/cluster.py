@@ -94,6 +94,8 @@ class Cluster:
         self.stop_load()
         clock.run_until(max(clock.now, begin + last + 0.01))
         self.network.heal()
+        for node in self.nodes.values():
+            node.faulty = False
         if plan.roles:
             self._give_one_the_traffic()
         settled_s = self.settle(plan.settle_s)

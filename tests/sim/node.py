@@ -61,6 +61,7 @@ class SimulatedNode:
         self.dumps = 0
         self.losses = 0
         self.log: list[str] = []
+        self.faulty = True  # may reads of the kernel fail?
         self.uncertain = True  # have events been lost that no dump has made good?
         self._clock = clock
         self._network = network
@@ -252,7 +253,7 @@ class SimulatedNode:
             return
         engine, now = self.running, self._clock.now
         replies, cursor = chunk
-        if self._rng.random() < self.habits.dump_failure:
+        if self.faulty and self._rng.random() < self.habits.dump_failure:
             self._note("a dump fails")
             self._dumping = False
             engine.abort_dump()

@@ -34,7 +34,7 @@ class Plan:
     seed: int
     nodes: tuple[str, ...] = ("fw1", "fw2")
     load_s: float = 3.0
-    settle_s: float = 12.0
+    settle_s: float = 5.0
     weather: Weather = field(default_factory=Weather)
     settings: Settings = field(default_factory=Settings)
     paces: tuple[Pace, ...] = (Pace(),)  # one per node, the last for the rest
@@ -124,8 +124,8 @@ def _habits(rng: random.Random) -> Habits:
         drain_limit=rng.choice((3, 64, 512)),
         queue_limit=rng.choice((4, 16, 256, 4096, 4096)),
         sticky_queue=rng.random() < 0.5,
-        chunk=rng.choice((1, 7, 40)),
-        chunk_gap_s=rng.choice((0.0002, 0.002, 0.02)),
+        chunk=rng.choice((3, 10, 40)),
+        chunk_gap_s=rng.choice((0.0002, 0.002, 0.01)),
         dump_failure=rng.choice((0.0, 0.0, 0.0, 0.01)),
     )
 

@@ -46,6 +46,8 @@ class History:
         """
         last = self._last
         if bodies == last:
+            if len(self._shown) < len(last):
+                self._shown.update(last)
             return []
         appeared = []
         for key, body in bodies.items():
