@@ -6,6 +6,7 @@ bytes by the sync link's own counters, so nothing that is compared reports on it
 
 import signal
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ _RATE_LIMIT = 500_000
 _RATE_LEAST_S = 5.0  # longer than any buffer can hide an overload
 _RATE_TRIES = 3  # to get a load that is even
 _SETTLE_S = 60.0
+_OTHER_MARK = "7"  # the load has none
 _REST_S, _REST_SHARE = 0.3, 0.1
 
 
@@ -190,18 +192,32 @@ def measure_table(trial: Trial, pair: Pair, wanted: frozenset[str]) -> Figures:
         figures["resync restart"] = _timed(trial, pair, lambda: _restart(pair.standby))
         _await_rest(pair)
     if "commit" in wanted:
-        for name in ("empty", "existing"):
-            commit = pair.standby.commit()
-            figures[f"commit {name}"] = commit.wall_s
-            figures[f"commit {name}, own clock"] = commit.reported_s
-            present = trial.world.flows(trial.world.fw2)
-            if present != trial.flows:
-                trial.note(
-                    f"{pair.active.kind}: commit ({name}) left {present} flows "
-                    f"in the kernel, not {trial.flows}"
-                )
-            _await_rest(pair)
+        for name in ("empty", "existing", "differing"):
+            figures |= _commit(trial, pair, name)
     return figures
+
+
+def _commit(trial: Trial, pair: Pair, name: str) -> Figures:
+    """One commit; the kernel must then have every flow, and have it as it was told."""
+    world, kind = trial.world, pair.active.kind
+    if name == "differing":
+        program = Path(__file__).with_name("marking.py")
+        world.inside(world.fw2, sys.executable, str(program), _OTHER_MARK)
+        _await_rest(pair)
+    commit = pair.standby.commit()
+    present = world.flows(world.fw2)
+    if present != trial.flows:
+        trial.note(f"{kind}: commit ({name}) left {present} flows, not {trial.flows}")
+    marked = world.inside(world.fw2, "conntrack", "-L", "--mark", _OTHER_MARK)
+    if marked:
+        trial.note(
+            f"{kind}: commit ({name}) left {marked.count('mark=')} changed flows"
+        )
+    _await_rest(pair)
+    return {
+        f"commit {name}": commit.wall_s,
+        f"commit {name}, own clock": commit.reported_s,
+    }
 
 
 def _await_rest(pair: Pair) -> None:
