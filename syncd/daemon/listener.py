@@ -62,7 +62,7 @@ class Listener:
         batch = self._events.drain(_DRAIN_LIMIT)
         if batch:
             self._engine.kernel_events(batch, time.monotonic())
-            self._look_up()
+        self._look_up()
         lost = self._events.check_losses()
         if lost:
             self._engine.dump_wanted = True
@@ -95,26 +95,29 @@ class Listener:
             rest = 0.0 if count == _DRAIN_LIMIT else self._beat_s
             self._timer = self._loop.call_later(rest, self._visit)
 
-    def _look_up(self) -> None:
-        """Ask for the flows whose events do not tell the whole state."""
+    def _look_up(self) -> bool:
+        """Ask for flows of which events and dumps do not tell all; were there any?"""
         keys = self._engine.take_lookups()
         if not keys:
-            return
+            return False
         requests = [restore.lookup(key, index) for index, key in enumerate(keys, 1)]
         try:
             replies = self._reader.get(requests)
         except KernelError as error:
             _LOG.warning("looking up %d flows: %s", len(keys), error)
             self._engine.dump_wanted = True
-            return
+            return False
         messages = [reply for reply in replies if reply is not None]
         self._engine.kernel_events(messages, time.monotonic())
-        self._engine.take_lookups()  # what is still unknown has ended meanwhile
+        return True
 
     async def read_kernel(self) -> int:
         """Dump the kernel's tables and sweep; return how many records were gone."""
         async with self._reading:
             engine = self._engine
+            # What is queued is older than the dump; only what comes later may count
+            # for newer (see `OwnTable.fill`).
+            await self._drain_all()
             engine.begin_dump(time.monotonic())
             complete = False
             try:
@@ -124,16 +127,21 @@ class Listener:
                         engine.dump_part(chunk, time.monotonic())
                         self._after()
                 # What happened up to now must be known before the sweep.
-                while self.drain() == _DRAIN_LIMIT:  # noqa: ASYNC110 - not a wait
-                    await asyncio.sleep(0)
+                await self._drain_all()
                 complete = True
             finally:
                 if not complete:
                     engine.abort_dump()
             gone = engine.end_dump(time.monotonic())
+            while self._look_up():  # noqa: ASYNC110 - not a wait
+                await asyncio.sleep(0)
             self.resyncs += 1
             self._after()
             return gone
+
+    async def _drain_all(self) -> None:
+        while self.drain() == _DRAIN_LIMIT:  # noqa: ASYNC110 - not a wait
+            await asyncio.sleep(0)
 
     async def _heal(self) -> None:
         """Read the kernel until nothing asks for it any more."""

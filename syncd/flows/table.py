@@ -4,6 +4,8 @@ In: records that `record.py` has read (own table), or keys and bodies that a fra
 carried (a peer's table). Out: the newest body of every key, and for the own tables
 the change marks: which keys a peer has not been told about in their present state.
 
+`own.py` joins this node's two tables; here each one is for itself.
+
 The rule of the room: a table holds state, not history. An end is an absent key with
 a change mark; a mark says "send whatever is there now". A key that nobody was told
 about (mark `NEW_TO_PEERS`) and that ends again leaves no trace.
@@ -11,29 +13,12 @@ about (mark `NEW_TO_PEERS`) and that ends again leaves no trace.
 
 from collections.abc import Iterable, Sequence
 
-from syncd.flows.record import (
-    CTA_SEQ_ADJ_ORIG,
-    DUMP,
-    END,
-    EXP_DUMP,
-    EXP_END,
-    EXP_NEW,
-    NEW,
-    UPDATE,
-    Record,
-    master_of,
-    merge,
-    with_zone,
-    without_timeout,
-    zone_of,
-)
+from syncd.flows.record import Record, without_timeout
 
 # The value of a change mark: has any peer ever been sent this key?
 NEW_TO_PEERS = True
 KNOWN_TO_PEERS = False
 
-IPS_SEQ_ADJUST = 0x40  # include/uapi/linux/netfilter/nf_conntrack_common.h
-_SEQ_ADJ_BIT = 1 << CTA_SEQ_ADJ_ORIG
 _ANY_ATTRIBUTE = (1 << 32) - 1  # no update has them all: the next one is merged
 
 
@@ -159,19 +144,19 @@ class OwnTable:
             return
         self.put(key, body, ident, mask)
 
-    def fill(self, record: Record) -> None:
-        """A part of a dump: it fills in what events since its begin did not tell."""
-        _, key, body, ident, mask = record
+    def fill(self, record: Record) -> bool:
+        """A part of a dump; False if only the kernel can say what is true now.
+
+        An event since the dump began and the dump may each know what the other does
+        not: that flow has to be looked up.
+        """
+        key = record[1]
         self.seen.add(key)
         if self.touched is None or key not in self.touched:
             self.refresh(record)
-            return
+            return True
         old = self.bodies.get(key)
-        if old is None or self.facts[key][0] != ident:
-            return
-        if mask & ~self.facts[key][1]:
-            merged, merged_mask = merge(body, old)
-            self.put(key, merged, ident, merged_mask)
+        return old is None or without_timeout(old) == without_timeout(record[2])
 
     def begin_dump(self) -> None:
         """A dump starts: note what events touch, they are newer than the dump."""
@@ -221,127 +206,3 @@ class OwnTable:
         self.facts.clear()
         self.held.clear()
         return count
-
-
-class Own:
-    """Both own tables, and what is to be asked of the kernel.
-
-    `lookups` are flow keys whose events did not carry the whole state.
-    """
-
-    __slots__ = ("expectations", "flows", "ignored", "lookups", "zoned")
-
-    def __init__(self) -> None:
-        self.flows = OwnTable()
-        self.expectations = OwnTable()
-        self.lookups: dict[bytes, None] = {}
-        self.zoned: dict[bytes, bytes] = {}  # key without its zone -> key
-        self.ignored = 0  # records that the filter did not admit
-
-    def apply(self, records: Sequence[Record]) -> None:
-        """Take events and replies to GETs in the order in which they came."""
-        flows = self.flows
-        bodies, facts, marks = flows.bodies, flows.facts, flows.marks
-        later: list[Record] = []
-        for record in records:
-            kind, key, body, ident, mask = record
-            if kind == UPDATE:
-                fact = facts.get(key)
-                if fact is None or (fact[0] != ident and fact[0]):
-                    self.lookups[key] = None
-                    continue
-                if fact[1] & ~mask:
-                    body, mask = merge(bodies[key], body)
-                    facts[key] = (ident, mask)
-                elif fact[1] != mask:
-                    facts[key] = (ident, mask)
-                bodies[key] = body
-                if key not in marks:
-                    marks[key] = KNOWN_TO_PEERS
-                if flows.held:
-                    flows.held.pop(key, None)
-                # STATUS stands behind REPLY; its lowest byte has SEQ_ADJUST.
-                if body[body[0] + 7] & IPS_SEQ_ADJUST and not mask & _SEQ_ADJ_BIT:
-                    self.lookups[key] = None
-            elif kind == NEW:
-                flows.put(key, body, ident, mask)
-                if len(key) > 4 + key[4]:
-                    self._note_zone(key)
-            elif kind == END:
-                flows.ended(key, ident)
-            elif kind == DUMP:
-                flows.refresh(record)
-                if zone_of(key) is not None:
-                    self._note_zone(key)
-            else:
-                later.append(record)
-        if flows.touched is not None:
-            flows.touched.update(record[1] for record in records)
-        if later:
-            self._apply_expectations(later)
-
-    def fill(self, records: Iterable[Record]) -> None:
-        """Take a part of a dump of either kind."""
-        for record in records:
-            if record[0] == DUMP:
-                self.flows.fill(record)
-                if zone_of(record[1]) is not None:
-                    self._note_zone(record[1])
-            elif record[0] == EXP_DUMP:
-                self.expectations.fill(self._zoned(record))
-
-    def _note_zone(self, key: bytes) -> None:
-        self.zoned[_without_zone(key)] = key
-        if len(self.zoned) > 2 * len(self.flows.bodies) + 64:
-            self.zoned = {
-                _without_zone(k): k for k in self.flows.bodies if zone_of(k) is not None
-            }
-
-    def master_key(self, expectation_body: bytes) -> bytes | None:
-        """The flow that an expectation hangs on, or None when it is not known.
-
-        Expectation messages carry no zone; the master flow has it.
-        """
-        base = master_of(expectation_body)
-        return base if base in self.flows.bodies else self.zoned.get(base)
-
-    def _zoned(self, record: Record) -> Record:
-        """The same expectation under the zone of its master."""
-        kind, key, body, ident, mask = record
-        master = self.master_key(body)
-        zone = zone_of(master) if master is not None else None
-        return (kind, with_zone(key, zone), body, ident, mask) if zone else record
-
-    def _apply_expectations(self, records: Sequence[Record]) -> None:
-        """Expectations after the flows: their masters are known by then."""
-        expectations = self.expectations
-        for record in records:
-            if record[0] == EXP_END:
-                self._expectation_ended(record[1], record[3])
-                continue
-            if record[0] == EXP_NEW:
-                # NAT of a helper changes the master's sequence adjustment without
-                # an event (ctnetlink.md, section 8): read the master now.
-                master = self.master_key(record[2])
-                self.lookups[master or master_of(record[2])] = None
-            record = self._zoned(record)
-            if record[0] == EXP_NEW:
-                expectations.put(*record[1:])
-            else:
-                expectations.refresh(record)
-            if expectations.touched is not None:
-                expectations.touched.add(record[1])
-
-    def _expectation_ended(self, key: bytes, ident: bytes) -> None:
-        expectations = self.expectations
-        if key not in expectations.bodies:
-            matches = (k for k in expectations.bodies if k.startswith(key))
-            key = next((k for k in matches if expectations.facts[k][0] == ident), key)
-        expectations.ended(key, ident)
-        if expectations.touched is not None:
-            expectations.touched.add(key)
-
-
-def _without_zone(key: bytes) -> bytes:
-    """The key of the same tuple in zone 0: CTA_ZONE (8 bytes) is the last part."""
-    return key[:-8] if zone_of(key) is not None else key

@@ -10,7 +10,7 @@ import math
 import sys
 from dataclasses import dataclass, replace
 
-from syncd.flows.table import Own
+from syncd.flows.own import Own
 from syncd.replication.comparison import Comparison
 from syncd.replication.frame import Ack, Coder, Data, Frame, Hello, Service
 from syncd.replication.inbox import SATISFIED
@@ -99,16 +99,16 @@ class Agreement:
         if hello.order != sys.byteorder:
             return self._refuse_order(peer, hello, source)
         inbox = peer.inbox
+        gap = False
         if frame.epoch != inbox.epoch:
-            if inbox.is_ended(frame.epoch):
+            if inbox.is_ended(frame.epoch) or not self._alive(peer, frame, hello, now):
                 return None
             self._open(peer, frame, hello, now)
         else:
             lost = inbox.lost_frames
             if not inbox.accept(frame.number):
                 return None
-            if inbox.lost_frames != lost:
-                self.ack_at = now
+            gap = inbox.lost_frames != lost
         peer.source = source
         peer.heard_at = now
         peer.role = hello.role
@@ -121,6 +121,8 @@ class Agreement:
         inbox.forget_below(hello.floor)
         if hello.reply:
             self.ack_at = now
+        elif gap and inbox.lost:
+            self.ack_at = min(self.ack_at, now + self.settings.ack_delay_s)
         if peer.claim > self.roles.claim:
             released = self.roles.heard(peer.claim, self.own)
             if released:
@@ -135,6 +137,28 @@ class Agreement:
             self.comparison.ask(now)
             self.hello_at = now
         return None
+
+    def _alive(self, peer: Peer, frame: Frame, hello: Hello, now: float) -> bool:
+        """Does this unknown life of a peer go on now, or is the frame an old one?
+
+        A life proves itself by acknowledging a frame that we sent after we first
+        heard of it; a frame of a dead life that was late, or is sent again by
+        somebody, cannot know its number.
+        """
+        if peer.candidate != frame.epoch:
+            peer.candidate, peer.candidate_number = frame.epoch, frame.number
+            peer.challenge = self.outbox.number + 1
+            self.hello_at = now
+            return False
+        peer.candidate_number = max(peer.candidate_number, frame.number)
+        if hello.reply:
+            self.ack_at = now
+        return any(
+            ack.node == self.node
+            and ack.epoch == self.epoch
+            and ack.highest >= peer.challenge
+            for ack in hello.acks
+        )
 
     def _refuse_order(self, peer: Peer, hello: Hello, source: str) -> str:
         if peer.state is not PeerState.REFUSED:
@@ -154,6 +178,7 @@ class Agreement:
         version = ".".join(map(str, hello.version))
         self.say("info", f"{peer.name} {word} (protocol {version})")
         peer.inbox.open(frame.epoch, frame.number)
+        peer.candidate = 0
         peer.was_primary = peer.was_primary or peer.role == PRIMARY
         peer.swept = False
         peer.highest_acked = peer.remote_wants = peer.compare = 0
@@ -303,14 +328,17 @@ class Agreement:
                 continue
             self._drop_service(peer, PeerEvent.SILENT)
 
+    def pass_due(self) -> bool:
+        """Does a peer wait for a resync that can begin?"""
+        return self.outbox.running is None and bool(self.waiting) and not self._untold()
+
     def begin_pass(self) -> None:
-        """Start the resync that peers wait for, unless one is running."""
-        if self.outbox.running is None and self.waiting and not self._untold():
-            wanting = self.waiting & self.outbox.acked.keys()
-            self.waiting.clear()
-            if wanting:
-                self._pass_count += 1
-                self.outbox.begin_pass(self._pass_count, self.own, sorted(wanting))
+        """Start the resync that is due."""
+        wanting = self.waiting & self.outbox.acked.keys()
+        self.waiting.clear()
+        if wanting:
+            self._pass_count += 1
+            self.outbox.begin_pass(self._pass_count, self.own, sorted(wanting))
 
     def _untold(self) -> bool:
         """Is there a peer that does not know yet that its pass was complete?
@@ -336,13 +364,14 @@ class Agreement:
             digest=self.comparison.own_digest,
             compare=self.comparison.asked,
         )
-        known = [peer for peer in self.peers.values() if peer.inbox.epoch]
+        known = [p for p in self.peers.values() if p.inbox.epoch or p.candidate]
         return self._hellos_about(hello, known)
 
     def _hellos_about(self, hello: Hello, peers: list[Peer]) -> list[bytes]:
         full = replace(
             hello,
-            acks=tuple(_ack(peer) for peer in peers),
+            acks=tuple(_ack(peer) for peer in peers if peer.inbox.epoch)
+            + tuple(_answer(peer) for peer in peers if peer.candidate),
             services=tuple(
                 Service(
                     peer.name,
@@ -395,3 +424,8 @@ def _ack(peer: Peer) -> Ack:
         marker=peer.verdict_marker,
         verdict=peer.verdict,
     )
+
+
+def _answer(peer: Peer) -> Ack:
+    """What we say to a life of a peer that has not proved itself yet."""
+    return Ack(peer.name, peer.candidate, peer.candidate_number, claim=peer.claim)

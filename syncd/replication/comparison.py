@@ -6,7 +6,7 @@ own digest for the HELLO, verdicts on our copies. See `digest.py` for the proof 
 
 import math
 
-from syncd.flows.table import Own
+from syncd.flows.own import Own
 from syncd.replication.digest import (
     DIFFERENT,
     EQUAL,

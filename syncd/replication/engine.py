@@ -10,16 +10,18 @@ After each of `kernel_events`, `receive` and `tick` the caller asks `take_lookup
 
 import math
 from collections.abc import Sequence
+from itertools import islice
 
 from syncd.errors import FrameError
 from syncd.flows.filter import RecordFilter
+from syncd.flows.own import Own
 from syncd.flows.record import END, EXP_END, Record, RecordReader
-from syncd.flows.table import Own
 from syncd.replication.agreement import Agreement, Settings
 from syncd.replication.peer import Peer, PeerEvent, PeerState
 from syncd.replication.roles import BACKUP, FAULT, PRIMARY, Roles
 
-_LOOKUPS_LIMIT = 1024  # more unknown keys than this: read the whole kernel table
+_LOOKUPS_AT_ONCE = 1024  # some 5 ms of the kernel's time
+_LOOKUPS_LIMIT = 32 * 1024  # more than this: read the whole kernel table
 
 
 class ReplicationEngine:
@@ -68,17 +70,18 @@ class ReplicationEngine:
             self.dump_wanted = True
 
     def take_lookups(self) -> list[bytes]:
-        """Keys of flows to GET from the kernel now."""
-        keys = list(self.own.lookups)
-        self.own.lookups.clear()
+        """Keys of flows to GET from the kernel now; more may be left."""
+        lookups = self.own.lookups
+        keys = list(islice(lookups, _LOOKUPS_AT_ONCE))
+        for key in keys:
+            del lookups[key]
         return keys
 
     def begin_dump(self, now: float) -> None:
         """A dump of the kernel's tables starts (events are subscribed before)."""
         self._now = now
         self.dump_wanted = False
-        self.own.flows.begin_dump()
-        self.own.expectations.begin_dump()
+        self.own.begin_dump()
 
     def dump_part(self, messages: Sequence[bytes], now: float) -> None:
         """A part of the dump, flows before expectations."""
@@ -89,12 +92,11 @@ class ReplicationEngine:
         """The dump is complete: sweep; return how many records were gone."""
         self._now = now
         self.kernel_read = True
-        return self.own.flows.end_dump() + self.own.expectations.end_dump()
+        return self.own.end_dump()
 
     def abort_dump(self) -> None:
         """The dump failed: what it showed so far stays, nothing is swept."""
-        self.own.flows.abort_dump()
-        self.own.expectations.abort_dump()
+        self.own.abort_dump()
 
     def change_filter(self, record_filter: RecordFilter) -> None:
         """Another filter from now on; the next dump makes the tables obey it."""
@@ -145,7 +147,7 @@ class ReplicationEngine:
         agreement, outbox = self.agreement, self.outbox
         datagrams: list[bytes] = []
         if outbox.acked:
-            if self.kernel_read:
+            if self._pass_due():
                 agreement.begin_pass()
             self._send_data(datagrams, now)
             if outbox.advance_pass(self.own):
@@ -213,7 +215,8 @@ class ReplicationEngine:
         for peer in self.peers.values():
             if peer.live:
                 due = min(due, min(peer.heard_at, peer.progress_at) + silence)
-        if self.outbox.acked and self.outbox.running is None:
+        outbox = self.outbox
+        if outbox.acked and outbox.running is None and outbox.window_open:
             due = min(due, self.comparison.deadline())
         return max(due, self._now)
 
@@ -227,8 +230,11 @@ class ReplicationEngine:
             self.own.flows.marks
             or self.own.expectations.marks
             or (running is not None and not running.at_end)
-            or (running is None and self.agreement.waiting and self.kernel_read)
+            or self._pass_due()
         )
+
+    def _pass_due(self) -> bool:
+        return self.kernel_read and self.agreement.pass_due()
 
     def tick(self, now: float) -> None:
         """What time alone brings: silent peers, a slice of a comparison."""

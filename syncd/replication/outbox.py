@@ -15,12 +15,15 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from syncd.errors import FrameError
-from syncd.flows.table import KNOWN_TO_PEERS, Own, OwnTable
+from syncd.flows.own import Own
+from syncd.flows.table import KNOWN_TO_PEERS, OwnTable
 from syncd.replication.frame import Coder, Data
 
 _SAFE_SHARE = 0.93  # of a frame that we dare to fill by estimate
 _RECORDS_LIMIT = 512  # of one frame
 _NO_BARRIER = -1
+# In place of the keys of a frame that one peer lost: another one needs no new marks.
+_MARKED_AGAIN: tuple[Sequence[bytes], Sequence[bytes]] = ((), [])
 
 
 class Pass:
@@ -137,8 +140,10 @@ class Outbox:
         running = self.running
         if running is not None and peer in running.barriers:
             running.barriers[peer] = _NO_BARRIER
-            if not keys[0] and not keys[1]:
+            if keys is not _MARKED_AGAIN and not keys[0] and not keys[1]:
                 running.opened = False  # it carried nothing but the pass itself
+        if keys[0] or keys[1]:
+            self.unacked[number] = _MARKED_AGAIN
 
     def _forget_acknowledged(self) -> None:
         if not self.acked:

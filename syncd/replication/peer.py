@@ -67,6 +67,9 @@ class Peer:
     expectations: Table = field(default_factory=Table)
     inbox: Inbox = field(default_factory=Inbox)
     state: PeerState = PeerState.UNKNOWN
+    candidate: int = 0  # a life of it that has not proved itself, 0 = none
+    candidate_number: int = 0  # the highest number heard of that life
+    challenge: int = 0  # the number of ours that it has to acknowledge
     source: str = ""
     heard_at: float = 0.0
     progress_at: float = 0.0  # when it last acknowledged a frame that was new to it

@@ -16,7 +16,7 @@ The rules, which need no synchronised clocks:
 
 from collections.abc import Iterable
 
-from syncd.flows.table import Own
+from syncd.flows.own import Own
 from syncd.replication.peer import Peer
 
 PRIMARY = "primary"

@@ -1,6 +1,7 @@
 """Own tables follow the kernel, peers' tables follow the frames."""
 
 from syncd.flows.nla import tlv
+from syncd.flows.own import Own
 from syncd.flows.record import (
     CANONICAL,
     CTA_MARK,
@@ -12,7 +13,7 @@ from syncd.flows.record import (
     UPDATE,
     RecordReader,
 )
-from syncd.flows.table import KNOWN_TO_PEERS, NEW_TO_PEERS, Own, Table
+from syncd.flows.table import KNOWN_TO_PEERS, NEW_TO_PEERS, Table
 
 from tests.unit.flows.recorded import recorded
 from tests.unit.replication.talk import flow_body, flow_key, new_flow, put
@@ -93,14 +94,15 @@ def test_events_during_a_dump_are_newer_than_the_dump() -> None:
     assert own.flows.bodies[flow_key(3)] == flow_body(3, 99)
 
 
-def test_a_dump_fills_in_what_events_did_not_tell() -> None:
+def test_a_flow_that_events_and_the_dump_tell_differently_is_looked_up() -> None:
     own = Own()
     own.flows.begin_dump()
     put(own, 1)
     full = flow_body(1, 50) + tlv(CTA_MARK, b"\0\0\0\7")
     own.fill([(DUMP, flow_key(1), full, ONE, MASK | 1 << CTA_MARK)])
     own.flows.end_dump()
-    assert own.flows.bodies[flow_key(1)] == flow_body(1) + full[-8:]
+    assert own.flows.bodies[flow_key(1)] == flow_body(1)
+    assert list(own.lookups) == [flow_key(1)]
 
 
 def test_a_dump_that_failed_sweeps_nothing() -> None:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from syncd.config import FilterConfig
 from syncd.flows.filter import RecordFilter
 from syncd.flows.nla import nested, tlv
+from syncd.flows.own import Own
 from syncd.flows.record import CANONICAL, NEW, Record
-from syncd.flows.table import Own
 from syncd.replication.agreement import Settings
 from syncd.replication.engine import ReplicationEngine
 

@@ -253,8 +253,9 @@ def test_a_node_that_forgot_its_peers_is_not_ready_until_it_asked_again() -> Non
     talk.run(1)
     assert talk.engines["b"].forget_peers() == 2
     talk.run(1)
+    assert talk.engines["b"].peers["a"].state is PeerState.SYNCING
     assert not talk.engines["b"].ready
     talk.engines["b"].pull(talk.now)
     talk.run(1)
-    assert talk.engines["b"].ready
+    assert talk.engines["b"].peers["a"].verified
     assert talk.copy("b", "a") == talk.own("a")

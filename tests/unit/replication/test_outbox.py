@@ -1,6 +1,7 @@
 """Frames are numbered and packed; what is lost is marked again."""
 
-from syncd.flows.table import KNOWN_TO_PEERS, Own
+from syncd.flows.own import Own
+from syncd.flows.table import KNOWN_TO_PEERS
 from syncd.replication.frame import Coder, Data
 from syncd.replication.outbox import Outbox
 

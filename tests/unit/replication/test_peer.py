@@ -1,7 +1,7 @@
 """Peers move by the table; roles follow claims; digests do not depend on order."""
 
 import pytest
-from syncd.flows.table import Own
+from syncd.flows.own import Own
 from syncd.replication.digest import Digest
 from syncd.replication.peer import TRANSITIONS, Peer, PeerEvent, PeerState
 from syncd.replication.roles import BACKUP, PRIMARY, Roles, sources
