@@ -19,6 +19,7 @@ from syncd.replication.engine import ReplicationEngine
 
 _LOG = logging.getLogger("syncd.kernel")
 _DRAIN_LIMIT = 8192  # messages of one visit, some 20 ms
+_BEHIND_LIMIT = 16  # full visits in a row before peers are told: changes merge
 _RETRY_S = 1.0  # after a dump that failed
 
 
@@ -43,7 +44,7 @@ class Listener:
         self._healing: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
-        self._sequence = 0
+        self._behind = 0
 
     def start(self) -> None:
         """Begin to listen; the first visit also starts the first dump."""
@@ -65,6 +66,7 @@ class Listener:
         self._look_up()
         lost = self._events.check_losses()
         if lost:
+            self._engine.own.flows.disturbed = None
             self._engine.dump_wanted = True
             _LOG.warning(
                 "%d kernel events were lost: reading the table anew; a larger "
@@ -87,7 +89,9 @@ class Listener:
         """Take what waits; sleep until the next event if that was nothing."""
         self._timer = None
         count = self.drain()
-        if count:
+        behind = count == _DRAIN_LIMIT and self._behind < _BEHIND_LIMIT
+        self._behind = self._behind + 1 if behind else 0
+        if count and not behind:
             self._after()
         if count == 0:
             self._loop.add_reader(self._events.fileno(), self._wake)

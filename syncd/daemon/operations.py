@@ -13,21 +13,17 @@ from collections.abc import (
     Awaitable,
     Callable,
     Iterable,
-    Mapping,
-    Sequence,
 )
 from typing import TYPE_CHECKING
 
 from syncd.daemon.commands import Answer, message_rows, table_rows
 from syncd.daemon.metrics import metrics_text
+from syncd.daemon.takeover import Takeover
 from syncd.errors import ControlError
 from syncd.flows import restore
-from syncd.flows.batch import TimedRecord
-from syncd.flows.commit import CommitPlan, Result
-from syncd.flows.committed import Committed
+from syncd.flows.commit import Result
 from syncd.flows.record import RecordReader
-from syncd.kernel import host
-from syncd.kernel.requests import Dumped, carry_out
+from syncd.kernel.requests import Dumped
 from syncd.replication.inbox import SATISFIED
 from syncd.replication.peer import Peer
 from syncd.replication.roles import PRIMARY, sources
@@ -47,11 +43,12 @@ class Operations:
     """Answers the control socket's commands for one node."""
 
     def __init__(self, node: "Node") -> None:
-        self.last_commit: dict[str, object] | None = None
         self._node = node
         self._engine = node.engine
         self._turn = asyncio.Lock()
-        self._committed = Committed()
+        self._takeover = Takeover(
+            node.engine, node.requests, node.listener, lambda: node.config.commit
+        )
         self._commands: dict[str, Callable[[dict[str, object]], Awaitable[Answer]]] = {
             "status": self._status,
             "metrics": self._metrics,
@@ -74,6 +71,11 @@ class Operations:
                 yield row
         else:
             yield await self._commands[command](options)
+
+    @property
+    def last_commit(self) -> dict[str, object] | None:
+        """What the last commit did, as status shows it."""
+        return self._takeover.last
 
     async def _status(self, _: dict[str, object]) -> Answer:
         return self._node.status() | {"ok": True}
@@ -136,109 +138,8 @@ class Operations:
         async with self._turn:
             peers = self._named_peers(options)
             peers.sort(key=lambda peer: (-peer.claim, peer.name))
-            result, seconds = await self._commit_peers(peers, {})
+            result, seconds = await self._takeover.commit(peers, {})
             return self._commit_answer(result, seconds)
-
-    async def _commit_peers(
-        self, peers: list[Peer], held_back: dict[bytes, bytes]
-    ) -> tuple[Result, float]:
-        """Commit these peers' tables; of one key the highest claim counts.
-
-        `peers` are in that order. Their records that this kernel has of a higher claim
-        are left alone.
-        """
-        began = time.monotonic()
-        flows, expectations = self._records(peers, held_back, began)
-        held: Mapping[bytes, bytes] = self._engine.own.flows.bodies
-        if held_back:  # our kernel has forgotten these
-            held = {key: held[key] for key in held.keys() - held_back.keys()}
-        timeout_s = self._node.config.commit.timeout
-        wanted: Sequence[TimedRecord] = flows
-        if timeout_s is None:
-            wanted = self._committed.outstanding(flows, held, began)
-        self._check_space(flows, held)
-        plan = CommitPlan([*wanted, *expectations], held, timeout_s)
-        await carry_out(plan, self._node.requests)
-        plan.result.unchanged += len(flows) - len(wanted)
-        seconds = time.monotonic() - began
-        result = plan.result
-        self.last_commit = {
-            "created": result.created,
-            "updated": result.updated,
-            "unchanged": result.unchanged,
-            "failed": result.failures,
-            "failed_by_reason": dict(result.failed),
-            "seconds": round(seconds, 6),
-        }
-        _LOG.info(
-            "commit: %d created, %d updated, %d unchanged, %d failed in %.3f s",
-            *(result.created, result.updated, result.unchanged, result.failures),
-            seconds,
-        )
-        for example in result.examples:
-            _LOG.warning("commit: %s", example)
-        self._adopt(flows, expectations, result)
-        return result, seconds
-
-    def _records(
-        self, peers: list[Peer], held_back: dict[bytes, bytes], now: float
-    ) -> tuple[list[TimedRecord], list[TimedRecord]]:
-        """Flows and expectations to commit, each key once, with their age in s."""
-        claim = self._engine.roles.claim
-        own = self._engine.own
-        gathered: tuple[list[TimedRecord], list[TimedRecord]] = ([], [])
-        for records, ours, tables in (
-            (gathered[0], own.flows, [(p.claim, p.flows) for p in peers]),
-            (gathered[1], own.expectations, [(p.claim, p.expectations) for p in peers]),
-        ):
-            taken: set[bytes] = set()
-            for peer_claim, table in tables:
-                if peer_claim < claim:  # our own state is newer than that peer's
-                    taken |= ours.bodies.keys() - held_back.keys()
-                ages = map(now.__sub__, map(table.told_s.__getitem__, table.bodies))
-                timed = zip(table.bodies, table.bodies.values(), ages, strict=True)
-                if taken:
-                    records += [record for record in timed if record[0] not in taken]
-                else:
-                    records += timed
-                if len(tables) > 1:
-                    taken |= table.bodies.keys()
-        for key, body in held_back.items():
-            expectation = restore.is_expectation(key)
-            gathered[expectation].append((key, body, 0.0))
-        return gathered
-
-    def _check_space(
-        self, flows: list[TimedRecord], held: Mapping[bytes, bytes]
-    ) -> None:
-        limit, count = host.table_limit(), host.table_count()
-        if not limit or count + len(flows) <= limit:
-            return
-        missing = sum(key not in held for key, _, _ in flows)
-        if count + missing > limit:
-            _LOG.warning(
-                "commit: %d flows are to be created, the table has room for %d: raise "
-                "net.netfilter.nf_conntrack_max (now %d)",
-                *(missing, max(limit - count, 0), limit),
-            )
-
-    def _adopt(
-        self,
-        flows: list[TimedRecord],
-        expectations: list[TimedRecord],
-        result: Result,
-    ) -> None:
-        """What was committed is in this kernel; the next dump shows it as it is."""
-        own = self._engine.own
-        own.flows.adopt(flows)
-        own.expectations.adopt(expectations)
-        if result.failures:
-            self._committed.forget()
-        else:
-            self._committed.note(flows, time.monotonic())
-        self._engine.dump_wanted = True
-        # The answer goes out before the table is read: somebody waits for it.
-        asyncio.get_running_loop().call_later(_LOOK_S, self._node.listener.heal)
 
     def _commit_answer(self, result: Result, seconds: float) -> Answer:
         answer: Answer = {
@@ -269,12 +170,12 @@ class Operations:
                 for table in (own.flows, own.expectations)
                 for key in table.held
             }
-            result, seconds = await self._commit_peers(peers, held_back)
+            result, seconds = await self._takeover.commit(peers, held_back)
             engine.promote(time.monotonic())
             for peer in peers:
                 if not result.failures:
                     peer.taken = (peer.inbox.epoch, peer.claim)
-            # The address may move now. The kernel is read anew (see `_adopt`) and the
+            # The address may move now. The kernel is read anew (see `Takeover`) and the
             # peers are told in the background: a dead peer must not delay a takeover.
             self._node.pump()
             return {"role": PRIMARY} | self._commit_answer(result, seconds)

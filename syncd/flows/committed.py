@@ -2,18 +2,17 @@
 
 In: the records of each commit, as they were told. Out: of the records of the next one
 those that the kernel has to hear of. The rule: a record is settled if within the last
-minute it was committed just as it is told now, the kernel still has it with the same
-tuples, and its timer, which has run down as the estimate has, needs no floor yet. What
-traffic has changed meanwhile is newer than what was told, and stays.
+minute it was committed just as it is told now, the kernel still has it and told nothing
+of it since, and its timer, which has run down as the estimate has, needs no floor yet.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from operator import itemgetter
 
 from syncd.flows.batch import TimedRecord
 from syncd.flows.restore import REFRESH_FLOOR_S
 
-_SETTLED_S = 60.0  # after which every record is looked at anew
+SETTLED_S = 60.0  # after which every record is looked at anew
 _KEY_AND_BODY = itemgetter(0, 1)
 _TIMEOUT_HEAD = b"\x08\x00\x07\x00"
 
@@ -29,26 +28,38 @@ class Committed:
 
     def note(self, records: Iterable[TimedRecord], now: float) -> None:
         """These records are in the kernel."""
-        if now - self._since >= _SETTLED_S:
+        if self.expired(now):
             self._bodies = {}
             self._since = now
         self._bodies.update(map(_KEY_AND_BODY, records))
+
+    def expired(self, now: float) -> bool:
+        """Is the last commit too long ago?"""
+        return now - self._since >= SETTLED_S
 
     def forget(self) -> None:
         """Nothing is known to be in the kernel."""
         self._bodies = {}
 
     def outstanding(
-        self, records: Sequence[TimedRecord], held: Mapping[bytes, bytes], now: float
+        self,
+        records: Sequence[TimedRecord],
+        held: Mapping[bytes, bytes],
+        disturbed: Container[bytes] | None,
+        now: float,
     ) -> Sequence[TimedRecord]:
-        """The records that are not settled; `held` is what the kernel has."""
-        if not self._bodies or now - self._since >= _SETTLED_S:
+        """The records that are not settled; `held` is what the kernel has.
+
+        `disturbed` are the keys of which the kernel told something since, None if
+        that is not known.
+        """
+        if not self._bodies or disturbed is None or self.expired(now):
             return records
         committed, present = self._bodies.get, held.get
         outstanding = []
         for record in records:
             key, body, elapsed_s = record
-            if committed(key) == body:
+            if committed(key) == body and key not in disturbed:
                 there = present(key)
                 # REPLY comes first, STATUS (8 bytes) next, then TIMEOUT.
                 reply = body[0]

@@ -30,6 +30,7 @@ from syncd.flows.zones import ZonedKeys
 IPS_SEQ_ADJUST = 0x40  # include/uapi/linux/netfilter/nf_conntrack_common.h
 _SEQ_ADJ_BIT = 1 << CTA_SEQ_ADJ_ORIG
 _HELP_BIT = 1 << CTA_HELP
+_DISTURBED_LIMIT = 1 << 18  # keys that are remembered for the next commit
 
 
 class Own:
@@ -80,7 +81,11 @@ class Own:
             else:
                 later.append(record)
         if flows.touched is not None:
-            flows.touched.update(record[1] for record in records)
+            flows.touched.update([record[1] for record in records])
+        if flows.disturbed is not None:
+            flows.disturbed.update([record[1] for record in records])
+            if len(flows.disturbed) > _DISTURBED_LIMIT:
+                flows.disturbed = None
         if later:
             self._apply_expectations(later)
 

@@ -89,7 +89,16 @@ class OwnTable:
     its traffic away, and what its kernel forgets now lives on elsewhere.
     """
 
-    __slots__ = ("bodies", "facts", "held", "holding", "marks", "seen", "touched")
+    __slots__ = (
+        "bodies",
+        "disturbed",
+        "facts",
+        "held",
+        "holding",
+        "marks",
+        "seen",
+        "touched",
+    )
 
     def __init__(self) -> None:
         self.bodies: dict[bytes, bytes] = {}
@@ -98,6 +107,7 @@ class OwnTable:
         self.held: dict[bytes, None] = {}
         self.holding = False
         self.touched: set[bytes] | None = None  # by events, since a dump began
+        self.disturbed: set[bytes] | None = None  # by events, since a commit
         self.seen: set[bytes] = set()  # in the dump that is going on
 
     def __len__(self) -> int:

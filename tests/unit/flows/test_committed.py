@@ -15,35 +15,41 @@ def committed() -> Committed:
 
 
 def test_a_record_that_was_just_committed_is_settled() -> None:
-    assert committed().outstanding([RECORD], HELD, 110.0) == []
+    assert committed().outstanding([RECORD], HELD, set(), 110.0) == []
 
 
 def test_after_a_minute_everything_is_looked_at_again() -> None:
-    assert committed().outstanding([RECORD], HELD, 161.0) == [RECORD]
+    assert committed().outstanding([RECORD], HELD, set(), 161.0) == [RECORD]
 
 
 def test_new_state_of_the_flow_is_outstanding() -> None:
     told = (flow_key(1), flow_body(1, 3000), 0.0)
-    assert committed().outstanding([told], HELD, 101.0) == [told]
+    assert committed().outstanding([told], HELD, set(), 101.0) == [told]
 
 
 def test_a_flow_that_the_kernel_lost_is_outstanding() -> None:
-    assert committed().outstanding([RECORD], {}, 101.0) == [RECORD]
+    assert committed().outstanding([RECORD], {}, set(), 101.0) == [RECORD]
 
 
 def test_a_flow_with_another_reply_in_the_kernel_is_outstanding() -> None:
     other = {flow_key(1): flow_body(2, 3600)}
-    assert committed().outstanding([RECORD], other, 101.0) == [RECORD]
+    assert committed().outstanding([RECORD], other, set(), 101.0) == [RECORD]
 
 
 def test_a_flow_whose_timer_runs_low_is_outstanding() -> None:
     short = (flow_key(1), flow_body(1, 60), 10.0)
     made = Committed()
     made.note([short], 100.0)
-    assert made.outstanding([short], {flow_key(1): short[1]}, 101.0) == [short]
+    assert made.outstanding([short], {flow_key(1): short[1]}, set(), 101.0) == [short]
 
 
 def test_what_failed_is_forgotten() -> None:
     made = committed()
     made.forget()
-    assert made.outstanding([RECORD], HELD, 101.0) == [RECORD]
+    assert made.outstanding([RECORD], HELD, set(), 101.0) == [RECORD]
+
+
+def test_a_flow_of_which_the_kernel_told_something_is_outstanding() -> None:
+    disturbed = {flow_key(1)}
+    assert committed().outstanding([RECORD], HELD, disturbed, 101.0) == [RECORD]
+    assert committed().outstanding([RECORD], HELD, None, 101.0) == [RECORD]
