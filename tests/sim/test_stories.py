@@ -1,10 +1,13 @@
 """Known stories, told step by step. Each is a day that will come."""
 
+import random
+
 import pytest
 
-from tests.sim.ctnetlink import DYING
+from tests.sim.ctnetlink import UDP
 from tests.sim.network import Weather
 from tests.sim.node import Habits
+from tests.sim.opening import Opening, announce
 from tests.sim.story import Story
 from tests.sim.workload import Pace
 
@@ -171,12 +174,42 @@ def test_a_bad_link_delays_but_does_not_confuse(loss: float) -> None:
     story.settle(3.0)
 
 
-def test_the_model_says_dying_only_when_a_flow_ends() -> None:
-    story = Story("fw1", "fw2")
-    story.open("fw1", 5)
+def test_an_expectation_is_kept_once_although_its_zone_is_known_later() -> None:
+    habits = Habits(drain_limit=1, beat_s=0.001, chunk_gap_s=0.05)
+    story = Story("fw1", "fw2", habits=habits)
+    kernel = story.nodes["fw1"].kernel
+    story.nodes["fw1"].command("resync kernel")
+    story.wait(0.08)
+    draws = Opening(random.Random(1), ports=9, zones=0)
+    master = draws.draw(UDP, port=69, helper="tftp")._replace(zone=2)
+    entry = kernel.create(master, 30, announce(master, 4000, "tftp"))
+    story.wait(1.0)
     story.settle(1.0)
-    bodies = story.peer("fw2", "fw1").flows.bodies.values()
-    assert not any(
-        int.from_bytes(body[body.index(b"\x08\0\x03\0") + 4 :][:4]) & DYING
-        for body in bodies
+    assert len(story.peer("fw2", "fw1").expectations) == 1
+    kernel.end(entry)
+    story.settle(1.0)
+    assert not story.peer("fw2", "fw1").expectations.bodies
+
+
+def test_a_mark_taken_away_during_a_dump_stays_away() -> None:
+    habits = Habits(beat_s=0.001, chunk=3, chunk_gap_s=0.05)
+    story = Story("fw1", "fw2", habits=habits)
+    flows = story.open("fw1", 20)
+    story.mark("fw1", flows, 7)
+    story.settle(1.0)
+    story.nodes["fw1"].command("resync kernel")
+    for flow in flows:  # between the writing of a part and its reading
+        story.wait(0.02)
+        story.mark("fw1", [flow], 0)
+    story.settle(2.0)
+
+
+def test_what_ended_before_a_dump_and_was_lost_is_not_revived_by_older_events() -> None:
+    story = Story(
+        "fw1", "fw2", habits=Habits(queue_limit=6, drain_limit=1, beat_s=0.02)
     )
+    flows = story.open("fw1", 6)
+    story.mark("fw1", flows, 3)
+    story.close("fw1", flows)  # lost, the queue is full of older events
+    story.settle(3.0)
+    assert not story.nodes["fw1"].running.own.flows.bodies
