@@ -20,9 +20,9 @@ from tests.lab import Lab
 
 pytestmark = pytest.mark.kernel
 
-SECONDS = float(os.environ.get("SYNCD_TEST_SECONDS", "4"))
+SECONDS = float(os.environ.get("SYNCD_TEST_SECONDS", "3"))
 RATE = 10_000.0
-FLOWS = int(os.environ.get("SYNCD_TEST_CHURN_FLOWS", "6000"))
+FLOWS = int(os.environ.get("SYNCD_TEST_CHURN_FLOWS", "4000"))
 EQUAL_S, AFTER_OVERRUN_S = 2.0, 5.0
 BAD_NETWORK = {"loss": 0.05, "double": 0.05, "late": 0.10, "late_s": 0.005}
 
@@ -130,7 +130,7 @@ def test_each_of_three_nodes_holds_all_the_others(lab: Lab, tmp_path: Path) -> N
 SMALL_BUFFER = '[kernel]\nreceive_buffer = "64 KiB"\n'
 
 
-@pytest.mark.parametrize("stopped_s", [0.7, 3.6])
+@pytest.mark.parametrize("stopped_s", [0.7])
 def test_lost_events_are_counted_and_healed(
     lab: Lab, tmp_path: Path, stopped_s: float, capsys: pytest.CaptureFixture[str]
 ) -> None:

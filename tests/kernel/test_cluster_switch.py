@@ -20,7 +20,7 @@ from tests.lab import Lab, run
 
 pytestmark = pytest.mark.kernel
 
-FLOWS = int(os.environ.get("SYNCD_TEST_SWITCH_FLOWS", "2000"))
+FLOWS = int(os.environ.get("SYNCD_TEST_SWITCH_FLOWS", "1000"))
 ROUNDS = 5
 ADDRESS = "192.168.2.1/24"
 # An established connection behind the masqueraded network, and its last steps.
