@@ -27,6 +27,7 @@ from syncd.flows.restore import (
     KEPT_BITS,
     LARGEST_RECORD,
     NAT_BITS,
+    NO_MARK,
     REFRESH_FLOOR_S,
     REQUEST,
     SRC_NAT,
@@ -47,7 +48,7 @@ _HEAD, _BE32 = Struct("<IHH"), Struct(">I").pack
 _IPPROTO_UDP = 17
 _CACHE_LIMIT = 65_536
 _STATUS_HEAD, _TIMEOUT_HEAD = b"\x08\0\x03\0", b"\x08\0\x07\0"
-_PROTOINFO_HEAD = b"\x30\0\x04\x80"
+_PROTOINFO_HEAD, _MARK_HEAD = b"\x30\0\x04\x80", b"\x08\0\x08\0"
 _UNKNOWN = (b"", 0)
 
 
@@ -186,7 +187,10 @@ class Restorer:
             at = body[0] if body else 0
             end = at + 16
             new, old = shapes(body[at : at + 8]), shapes(present[at : at + 8])
-            rest = body[end:]
+            rest, mark = _split_mark(body[end:])
+            there, kept_mark = _split_mark(present[end:])
+            if kept_mark and not mark:
+                mark = NO_MARK
             protoinfo = protoinfos(rest)
             if not rest and (at == 52 or at == 76) and body[at - 20] == _IPPROTO_UDP:
                 protoinfo = b""
@@ -195,7 +199,7 @@ class Restorer:
                 or old is None
                 or (new ^ old) & NAT_BITS
                 or protoinfo is None
-                or len(present) != len(body)  # It has what may have to be cleared.
+                or len(rest) != len(there)  # It has what may have to be cleared.
                 or body[:at] != present[:at]
             ):
                 messages.append(b"")
@@ -205,9 +209,10 @@ class Restorer:
                 stored = self._learn_timeout(body[at + 8 : end])
                 left = remaining_s(stored, elapsed_s)
             status = new & KEPT_BITS | old & (KEPT_BITS | EXPECTED) | CONFIRMED
-            head = _HEAD.pack(32 + len(key) + len(protoinfo), CT_NEW, REQUEST)
+            length = 32 + len(key) + len(protoinfo) + len(mark)
             parts = (_STATUS_HEAD, _BE32(status), _TIMEOUT_HEAD, _BE32(left), protoinfo)
-            messages.append(b"".join((head, serial, key, *parts)))
+            head = _HEAD.pack(length, CT_NEW, REQUEST)
+            messages.append(b"".join((head, serial, key, *parts, mark)))
         return messages
 
     def _create_rarely(
@@ -293,6 +298,11 @@ def _untranslate_ports(key: bytes, body: bytes, bits: int) -> tuple[bytes, bytes
         address = (to_destination, real_source, maximum, real_source)
         ranges += join((*address, _MINIMUM_PORT, port, _MAXIMUM_PORT, port))
     return join((*reply, source_port)), ranges
+
+
+def _split_mark(rest: bytes) -> tuple[bytes, bytes]:
+    """MARK is the last attribute of a body."""
+    return (rest[:-8], rest[-8:]) if rest[-8:-4] == _MARK_HEAD else (rest, b"")
 
 
 def _serials(first: int, count: int) -> Iterator[tuple[bytes]]:

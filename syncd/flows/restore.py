@@ -116,7 +116,7 @@ _SWAPPED_ENDS = (
     (CTA_PROTO_ICMPV6_ID, CTA_PROTO_ICMPV6_ID),
 )
 _TUPLE_TYPES = (b"\x01\x80", b"\x02\x80")
-_NO_MARK = ZEROS[CTA_MARK]
+NO_MARK = ZEROS[CTA_MARK]
 
 
 def is_expectation(key: bytes) -> bool:
@@ -191,7 +191,7 @@ def update(
     if _number(key) != _IPPROTO_GRE and not leave_out >> CTA_TIMEOUT & 1:
         parts.append(be32(CTA_TIMEOUT, timeout_s))
     parts += _passed(attributes, _SENT_TO_UPDATE, leave_out)
-    parts.append(attributes.get(CTA_MARK, _NO_MARK if CTA_MARK in there else b""))
+    parts.append(attributes.get(CTA_MARK, NO_MARK if CTA_MARK in there else b""))
     return _message(CT_NEW, REQUEST, sequence, *parts)
 
 
@@ -255,7 +255,7 @@ def same_content(body: bytes, held: bytes) -> bool:
         != protoinfo_to_send(theirs[CTA_PROTOINFO])
     ):
         return False
-    if ours.get(CTA_MARK, _NO_MARK) != theirs.get(CTA_MARK, _NO_MARK):
+    if ours.get(CTA_MARK, NO_MARK) != theirs.get(CTA_MARK, NO_MARK):
         return False
     return all(ours[kind] == theirs.get(kind) for kind in _SENT_ONCE if kind in ours)
 

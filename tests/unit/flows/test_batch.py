@@ -118,11 +118,22 @@ def test_a_plain_update_is_that_of_restore(scenario: str) -> None:
     assert restorer.updates([record], [held], 1) == [expected]
 
 
-def test_an_update_that_must_clear_a_mark_or_move_a_tuple_is_not_plain() -> None:
+def test_a_plain_update_sets_and_clears_marks_as_restore_does() -> None:
+    vector = _flow("tcp4_close")
+    marked = vector.body + restore.be32(CTA_MARK, 5)
+    restorer = Restorer(600)
+    for body, held in ((vector.body, marked), (marked, vector.body)):
+        record = (vector.key, body, 0.0)
+        assert restorer.refreshes([record], [held], 1) == [b""]
+        expected = restore.update(vector.key, body, 600, 1, held)
+        assert restorer.updates([record], [held], 1) == [expected]
+        assert restore.be32(CTA_MARK, 5 if body is marked else 0) in expected
+
+
+def test_an_update_that_must_move_a_tuple_is_not_plain() -> None:
     tcp, nat = _flow("tcp4_close"), _flow("tcp4_masquerade")
     restorer = Restorer(600)
-    marked = tcp.body + restore.be32(CTA_MARK, 5)
-    unlike = [(tcp, marked), (tcp, nat.body), (nat, _with_status(nat, 0xE))]
+    unlike = [(tcp, nat.body), (nat, _with_status(nat, 0xE))]
     for vector, held in unlike:
         record = (vector.key, vector.body, 0.0)
         assert restorer.refreshes([record], [held], 1) == [b""]
