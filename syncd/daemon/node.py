@@ -163,6 +163,8 @@ class Node:
             self._timer = None
         now = time.monotonic()
         self.engine.tick(now)
+        if self.engine.agreement.ended_elsewhere:
+            self.operations.delete_ended()
         datagrams = self.engine.send(now) if self.bundle.sender else []
         for level, text in self.engine.take_messages():
             _LOG.log(_LEVELS[level], text)

@@ -279,6 +279,17 @@ class Operations:
         await self._node.listener.read_kernel()
         return {"ok": True, "flushed": count}
 
+    def delete_ended(self) -> None:
+        """Delete this kernel's copies of flows that their owner has ended."""
+        keys = self._engine.take_ended_elsewhere()
+        for at in range(0, len(keys), _DELETE_BATCH):
+            part = keys[at : at + _DELETE_BATCH]
+            self._node.requests.send(
+                [restore.delete(key, number) for number, key in enumerate(part, 1)]
+            )
+        for key in keys:  # our own deletions raise no event here
+            self._engine.own.flows.end(key)
+
     async def _verify(self, options: dict[str, object]) -> Answer:
         engine = self._engine
         peers = [peer for peer in self._named_peers(options) if peer.live]

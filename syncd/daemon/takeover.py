@@ -93,7 +93,11 @@ class Takeover:
         own = self._engine.own
         gathered: tuple[list[TimedRecord], list[TimedRecord]] = ([], [])
         for records, ours, tables in (
-            (gathered[0], own.flows, [(p.claim, p.flows) for p in peers]),
+            (
+                gathered[0],
+                own.flows,
+                [(p.claim, table) for p in peers for table in (p.flows, p.departed)],
+            ),
             (gathered[1], own.expectations, [(p.claim, p.expectations) for p in peers]),
         ):
             taken: set[bytes] = set()

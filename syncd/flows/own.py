@@ -8,9 +8,12 @@ adjustments of NAT helpers, the zone of an expectation) is taken from where it i
 
 from collections.abc import Iterable, Sequence
 
+from syncd.flows.masquerade import dies_with_address
 from syncd.flows.record import (
+    BY_PROGRAM,
     CTA_HELP,
     CTA_SEQ_ADJ_ORIG,
+    CTA_TIMEOUT,
     DUMP,
     END,
     EXP_DUMP,
@@ -30,6 +33,10 @@ from syncd.flows.zones import ZonedKeys
 IPS_SEQ_ADJUST = 0x40  # include/uapi/linux/netfilter/nf_conntrack_common.h
 _SEQ_ADJ_BIT = 1 << CTA_SEQ_ADJ_ORIG
 _HELP_BIT = 1 << CTA_HELP
+_TIMEOUT_BIT = 1 << CTA_TIMEOUT
+_EARLY_END = _TIMEOUT_BIT | BY_PROGRAM
+EARLY_END_S = 3.0  # in which a demotion may follow the address that left
+EARLY_SWEEP_S = 2.0  # the same for an end whose event was lost
 _DISTURBED_LIMIT = 1 << 18  # keys that are remembered for the next commit
 
 
@@ -45,7 +52,7 @@ class Own:
         self.ignored = 0  # records that the filter did not admit
         self._zoned = ZonedKeys()
 
-    def apply(self, records: Sequence[Record]) -> None:
+    def apply(self, records: Sequence[Record], now: float) -> None:
         """Take events and replies to GETs in the order in which they came."""
         flows = self.flows
         bodies, facts, marks = flows.bodies, flows.facts, flows.marks
@@ -74,7 +81,11 @@ class Own:
                 flows.put(key, body, ident, mask)
                 self._zoned.note(key, bodies)
             elif kind == END:
-                flows.ended(key, ident)
+                # Time was left, and no program caused it: trap 6 of ctnetlink.md.
+                if mask & _EARLY_END == _TIMEOUT_BIT and dies_with_address(body):
+                    flows.ended(key, ident, now + EARLY_END_S)
+                else:
+                    flows.ended(key, ident)
             elif kind == DUMP:
                 flows.refresh(record)
                 self._zoned.note(key, bodies)
@@ -110,13 +121,13 @@ class Own:
                     self._end_others(record[1], zoned)
                 self.expectations.fill(zoned)
 
-    def end_dump(self) -> int:
+    def end_dump(self, now: float) -> int:
         """The dump is complete; return how many records were gone.
 
         The masters of expectations are read once more: an event that was lost may
         have been the only sign of their sequence adjustment.
         """
-        gone = self.flows.end_dump() + self.expectations.end_dump()
+        gone = self.flows.end_dump(now + EARLY_SWEEP_S) + self.expectations.end_dump()
         for body in self.expectations.bodies.values():
             self._ask_masters(body)
         return gone

@@ -39,6 +39,7 @@ FLOW = 1
 EXPECTATION = 2
 
 CANONICAL = 1  # the bit of CTA_UNSPEC, which no message has
+BY_PROGRAM = 1 << 40  # an END that a program caused: a bit beyond all attributes
 
 # linux/netfilter/nfnetlink_conntrack.h
 CTA_TUPLE_ORIG, CTA_TUPLE_REPLY = 1, 2
@@ -215,19 +216,19 @@ class RecordReader:
             if message[slice(*places[attribute])] == ZEROS[attribute]
         )
         key, body, ident, mask = _plan(kind, places, zeros)
-        return (
+        record = (
             kind,
             b"".join([message[begin:end] for begin, end in key]),
             b"".join([message[begin:end] for begin, end in body]),
             message[ident[0] : ident[1]],
             mask,
         )
+        return _caused(record, any(message[12:16]))
 
     def _read_unknown(self, message: bytes) -> Record | None:
         """A message whose head or whose headers no layout has so far."""
         _, message_type, flags, _, portid = _HEADER.unpack_from(message)
-        kind = _kind(message_type, flags)
-        if kind is None:
+        if (kind := _kind(message_type, flags)) is None:
             self.ignored += 1
             return None
         is_reply = kind in (DUMP, EXP_DUMP)
@@ -238,7 +239,8 @@ class RecordReader:
         if head != message[:_HEAD] and head in self._layouts:
             if is_reply:
                 self._add_alias(message[:_HEAD], head)
-            return next(iter(self.read([head + message[_HEAD:]])), None)
+            records = self.read([head + message[_HEAD:]])
+            return _caused(records[0], portid != 0) if records else None
         record = self.read_one(message)
         self._learn(head, message)
         return record
@@ -261,6 +263,12 @@ class RecordReader:
             self._aliases.clear()
         self._layouts[message_head] = self._layouts[head]
         self._aliases.append(message_head)
+
+
+def _caused(record: Record, program: bool) -> Record:
+    """An END tells whether a program caused it or the kernel."""
+    marked = program and record[0] == END
+    return (*record[:4], record[4] | BY_PROGRAM) if marked else record
 
 
 def merge(old_body: bytes, new_body: bytes) -> tuple[bytes, int]:

@@ -11,8 +11,10 @@ a change mark; a mark says "send whatever is there now". A key that nobody was t
 about (mark `NEW_TO_PEERS`) and that ends again leaves no trace.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 
+from syncd.flows.masquerade import dies_with_address
 from syncd.flows.record import Record, without_timeout
 
 # The value of a change mark: has any peer ever been sent this key?
@@ -59,11 +61,12 @@ class Table:
         """From now on a key counts as stale until it is told again."""
         self.stale = set(self.bodies)
 
-    def end_sweep(self) -> int:
-        """Forget what was not told again since `begin_sweep`; return how many."""
+    def end_sweep(self) -> list[tuple[bytes, bytes]]:
+        """Forget what was not told again since `begin_sweep`; return it."""
         stale, self.stale = self.stale, set()
+        swept = [(key, self.bodies[key]) for key in stale]
         self.drop(stale)
-        return len(stale)
+        return swept
 
     def clear(self) -> int:
         """Forget all; return how many records that were."""
@@ -84,9 +87,10 @@ class OwnTable:
     """This kernel's records of one kind, kept up to date from its messages.
 
     `facts` maps key to (CTA_ID bytes or b"", bit set of the attributes in the body).
-    `marks` maps a changed key to `NEW_TO_PEERS` or `KNOWN_TO_PEERS`. While `holding`
-    ends are not carried out but noted in `held` (see `release`): the node has given
-    its traffic away, and what its kernel forgets now lives on elsewhere.
+    `marks` maps a changed key to `NEW_TO_PEERS` or `KNOWN_TO_PEERS`. `held` are ends
+    that are held back, with the time at which they come true: for good while `holding`
+    (the node has given its traffic away, what its kernel forgets lives on elsewhere),
+    for seconds when the kernel forgot a flow that may have died with an address.
     """
 
     __slots__ = (
@@ -104,7 +108,7 @@ class OwnTable:
         self.bodies: dict[bytes, bytes] = {}
         self.facts: dict[bytes, tuple[bytes, int]] = {}
         self.marks: dict[bytes, bool] = {}
-        self.held: dict[bytes, None] = {}
+        self.held: dict[bytes, float] = {}
         self.holding = False
         self.touched: set[bytes] | None = None  # by events, since a dump began
         self.disturbed: set[bytes] | None = None  # by events, since a commit
@@ -126,8 +130,9 @@ class OwnTable:
         """The kernel has no such record any more."""
         if self.holding:
             if key in self.bodies:
-                self.held[key] = None
+                self.held[key] = math.inf
             return
+        self.held.pop(key, None)
         if self.bodies.pop(key, None) is None:
             return
         del self.facts[key]
@@ -136,11 +141,22 @@ class OwnTable:
         else:
             self.marks[key] = KNOWN_TO_PEERS
 
-    def ended(self, key: bytes, ident: bytes) -> None:
-        """A DESTROY event: it counts only for the entry with that CTA_ID."""
+    def end_later(self, key: bytes, due: float) -> None:
+        """The kernel has no such record any more, but it may live on elsewhere."""
+        if key in self.bodies:
+            self.held[key] = math.inf if self.holding else due
+
+    def ended(self, key: bytes, ident: bytes, due: float = 0.0) -> None:
+        """A DESTROY event: it counts only for the entry with that CTA_ID.
+
+        With a `due` time the end is held back until then.
+        """
         fact = self.facts.get(key)
         if fact is not None and (fact[0] == ident or not fact[0] or not ident):
-            self.end(key)
+            if due:
+                self.end_later(key, due)
+            else:
+                self.end(key)
 
     def refresh(self, record: Record) -> None:
         """A reply to a GET: the present truth; a moved timer alone is no change."""
@@ -173,12 +189,18 @@ class OwnTable:
         self.touched = set()
         self.seen = set()
 
-    def end_dump(self) -> int:
-        """The dump is complete: sweep what it did not show; return how many."""
+    def end_dump(self, due: float = 0.0) -> int:
+        """The dump is complete: sweep what it did not show; return how many.
+
+        Flows that may have died with an address are held back until `due`.
+        """
         touched = self.touched or set()
         gone = self.bodies.keys() - self.seen - touched - self.held.keys()
         for key in gone:
-            self.end(key)
+            if due and dies_with_address(self.bodies[key]):
+                self.end_later(key, due)
+            else:
+                self.end(key)
         self.abort_dump()
         return len(gone)
 
@@ -187,13 +209,22 @@ class OwnTable:
         self.touched = None
         self.seen = set()
 
+    def hold(self) -> None:
+        """From now on hold every end back, until `release`."""
+        self.holding = True
+        self.held = dict.fromkeys(self.held, math.inf)
+
     def release(self) -> int:
         """Carry out the ends that were held back; return how many."""
         self.holding = False
-        held, self.held = self.held, {}
-        for key in held:
+        return self.release_due(math.inf)
+
+    def release_due(self, now: float) -> int:
+        """Carry out the held ends whose time has come; return how many."""
+        due = [key for key, at in self.held.items() if at <= now]
+        for key in due:
             self.end(key)
-        return len(held)
+        return len(due)
 
     def adopt(self, records: Sequence[tuple[bytes, bytes, float]]) -> None:
         """Records (key, body, age) that were just put into this kernel.

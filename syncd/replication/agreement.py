@@ -8,8 +8,10 @@ nothing.
 
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from syncd.flows.masquerade import dies_with_address
 from syncd.flows.own import Own
 from syncd.replication.comparison import Comparison
 from syncd.replication.frame import Ack, Coder, Data, Frame, Hello, Service
@@ -20,6 +22,8 @@ from syncd.replication.roles import PRIMARY, Roles
 
 _PEERS_LIMIT = 32
 _SAID_LIMIT = 256  # reasons and sources that a log line was written for
+_DEPARTED_S = 30.0  # in which somebody should take over from a restarted primary
+_ENDED_LIMIT = 1 << 18  # keys that wait for their deletion from this kernel
 _MESSAGES_LIMIT = 256  # log lines that wait to be taken
 
 
@@ -62,6 +66,7 @@ class Agreement:
         self.unacknowledged_frames = 0
         self.name_clashes = 0
         self.waiting: set[str] = set()  # peers that want a pass
+        self.ended_elsewhere: list[bytes] = []  # our kernel's copies of ended flows
         self._pass_count = 0
         self._messages: list[tuple[str, str]] = []
         self._said: set[tuple[str, str]] = set()
@@ -201,7 +206,7 @@ class Agreement:
             if was != service.number:
                 self.ack_at = now
             if service.told and peer.inbox.completes(service.told):
-                gone = peer.flows.end_sweep() + peer.expectations.end_sweep()
+                gone = self._sweep(peer, now)
                 peer.repaired += peer.differing + (gone if peer.inbound_at >= 0 else 0)
                 peer.differing = 0
                 peer.swept = True
@@ -299,6 +304,7 @@ class Agreement:
             peer.flows.put(data.flows, now)
         if data.flow_ends:
             peer.flows.drop(data.flow_ends)
+            self._ended_by(peer, data.flow_ends)
         if data.expectations:
             peer.expectations.put(data.expectations, now)
         if data.expectation_ends:
@@ -313,6 +319,40 @@ class Agreement:
             self.ack_at = now
         else:
             self.ack_at = min(self.ack_at, now + self.settings.ack_delay_s)
+
+    def _sweep(self, peer: Peer, now: float) -> int:
+        """Everything of a pass was told: forget the rest; how many records.
+
+        Flows that died with an address while the peer's daemon was not there are
+        kept aside for a while: a promotion still commits them.
+        """
+        swept = peer.flows.end_sweep()
+        if not peer.swept:
+            kept = [item for item in swept if dies_with_address(item[1])]
+            peer.departed.clear()
+            peer.departed.put([part for item in kept for part in item], now)
+            peer.departed_until = now + _DEPARTED_S
+        self._ended_by(peer, [key for key, _ in swept])
+        return len(swept) + len(peer.expectations.end_sweep())
+
+    def _ended_by(self, peer: Peer, keys: Sequence[bytes]) -> None:
+        """What the owner of the traffic has ended must not live on in this kernel.
+
+        This node has copies from when it was primary, or from a commit; they would
+        come back with its next promotion.
+        """
+        if peer.role != PRIMARY or self.roles.role == PRIMARY:
+            return
+        if peer.claim <= self.roles.claim or len(self.ended_elsewhere) > _ENDED_LIMIT:
+            return
+        ours = self.own.flows.bodies
+        self.ended_elsewhere += [key for key in keys if key in ours]
+
+    def forget_departed(self, now: float) -> None:
+        """Nobody took over: what died with an address has ended."""
+        for peer in self.peers.values():
+            if peer.departed.bodies and now >= peer.departed_until:
+                peer.departed.clear()
 
     def silent_peers(self, now: float) -> None:
         """Peers that were not heard, or did not hear us, for too long are lost."""

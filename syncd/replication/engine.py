@@ -21,6 +21,7 @@ from syncd.replication.peer import Peer, PeerEvent, PeerState
 from syncd.replication.roles import BACKUP, FAULT, PRIMARY, Roles
 
 _LOOKUPS_AT_ONCE = 1024  # some 5 ms of the kernel's time
+_RELEASE_INTERVAL_S = 0.25
 _LOOKUPS_LIMIT = 32 * 1024  # more than this: read the whole kernel table
 
 
@@ -48,6 +49,7 @@ class ReplicationEngine:
         self._filter = record_filter
         self._started_at = now
         self._now = now
+        self._release_at = now  # when held ends are looked through again
 
     @property
     def peers(self) -> dict[str, Peer]:
@@ -64,7 +66,7 @@ class ReplicationEngine:
     def kernel_events(self, messages: Sequence[bytes], now: float) -> None:
         """Take netlink messages: events, and replies to single GETs."""
         self._now = now
-        self.own.apply(self._admitted(self.reader.read(messages)))
+        self.own.apply(self._admitted(self.reader.read(messages)), now)
         if len(self.own.lookups) > _LOOKUPS_LIMIT:
             self.own.lookups.clear()
             self.dump_wanted = True
@@ -75,6 +77,12 @@ class ReplicationEngine:
         keys = list(islice(lookups, _LOOKUPS_AT_ONCE))
         for key in keys:
             del lookups[key]
+        return keys
+
+    def take_ended_elsewhere(self) -> list[bytes]:
+        """Keys of flows to delete from the kernel: their owner has ended them."""
+        keys = self.agreement.ended_elsewhere
+        self.agreement.ended_elsewhere = []
         return keys
 
     def begin_dump(self, now: float) -> None:
@@ -92,7 +100,7 @@ class ReplicationEngine:
         """The dump is complete: sweep; return how many records were gone."""
         self._now = now
         self.kernel_read = True
-        return self.own.end_dump()
+        return self.own.end_dump(now)
 
     def abort_dump(self) -> None:
         """The dump failed: what it showed so far stays, nothing is swept."""
@@ -243,6 +251,10 @@ class ReplicationEngine:
         if comparison.working(self.peers) and comparison.proceed(self.peers, now):
             self.agreement.hello_at = now
         self.agreement.silent_peers(now)
+        self.agreement.forget_departed(now)
+        if now >= self._release_at and self.own.flows.held:
+            self._release_at = now + _RELEASE_INTERVAL_S
+            self.own.flows.release_due(now)
 
     # Commands
 

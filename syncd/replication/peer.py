@@ -65,6 +65,8 @@ class Peer:
     name: str
     flows: Table = field(default_factory=Table)
     expectations: Table = field(default_factory=Table)
+    departed: Table = field(default_factory=Table)  # flows missing after its restart
+    departed_until: float = 0.0
     inbox: Inbox = field(default_factory=Inbox)
     state: PeerState = PeerState.UNKNOWN
     candidate: int = 0  # a life of it that has not proved itself, 0 = none

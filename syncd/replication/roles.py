@@ -56,8 +56,8 @@ class Roles:
                 peer.taken = (-1, -1)  # it uses no roles: its state counts anew
         if self.role == PRIMARY:
             self.holding = True
-            own.flows.holding = True
-            own.expectations.holding = True
+            own.flows.hold()
+            own.expectations.hold()
         self.role = role
 
     def heard(self, claim: int, own: Own) -> int:

@@ -9,6 +9,8 @@ to be in step; then all of it has to stay so while nothing but heartbeats is sen
 import random
 from dataclasses import dataclass
 
+from syncd.flows.own import EARLY_END_S
+
 from tests.sim.clock import Clock
 from tests.sim.decode import expectation_facts, flow_facts
 from tests.sim.network import ModelNetwork
@@ -17,6 +19,7 @@ from tests.sim.plan import Fault, Plan
 from tests.sim.watch import Violation, Watch
 from tests.sim.workload import Workload
 
+_HELD_SLACK_S = 0.6  # held ends come true with a tick, which a HELLO brings
 _STEP_S = 0.05
 _REST_S = 1.5
 _REST_PUMPS = 400  # of one node in `_REST_S`
@@ -171,8 +174,13 @@ class Cluster:
     # The reckoning
 
     def settle(self, limit_s: float) -> float:
-        """Run until everything agrees; return how long that took."""
+        """Run until everything agrees; return how long that took.
+
+        Ends that are held back for seconds (see `OwnTable.held`) are waited for.
+        """
         begin = self.clock.now
+        if any(n.running.own.flows.held for n in self.nodes.values()):
+            limit_s += EARLY_END_S + _HELD_SLACK_S
         while True:
             wrong = self.disagreement()
             if not wrong:

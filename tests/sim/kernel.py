@@ -245,6 +245,12 @@ class ModelKernel:
         self._tell_end(entry, early=early)
         self._end_expectations(entry)
 
+    def delete(self, key: bytes) -> None:
+        """The daemon's own request; its event socket does not hear of it."""
+        entry = self.flows.pop(key, None)
+        if entry is not None:
+            self._end_expectations(entry)
+
     def alive(self, entry: Entry) -> bool:
         """Is this life of the flow in the table and not expired?"""
         return self.flows.get(entry.key) is entry and not entry.hidden

@@ -296,7 +296,14 @@ class SimulatedNode:
         self._count_wake_ups(now)
         for _ in range(_AT_ONCE_LIMIT):
             self.pumps += 1
+            held = len(engine.own.flows.held)
             engine.tick(now)
+            for key in engine.take_ended_elsewhere():
+                self.kernel.delete(key)
+                engine.own.flows.end(key)
+                held = -1
+            if held != len(engine.own.flows.held):
+                self._watch.own(self)  # ends that were held back came true
             for datagram in engine.send(now):
                 if len(datagram) > self.settings.frame_bytes:
                     raise Violation(f"{self.name} sends {len(datagram)} bytes at once")

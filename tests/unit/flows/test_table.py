@@ -1,8 +1,11 @@
 """Own tables follow the kernel, peers' tables follow the frames."""
 
+import pytest
+from syncd.flows.masquerade import dies_with_address
 from syncd.flows.nla import tlv
 from syncd.flows.own import Own
 from syncd.flows.record import (
+    BY_PROGRAM,
     CANONICAL,
     CTA_MARK,
     DUMP,
@@ -24,7 +27,7 @@ MASK = CANONICAL | 1 << 2 | 1 << 3 | 1 << 7
 
 def test_a_flow_that_begins_and_ends_unseen_leaves_no_trace() -> None:
     own = Own()
-    own.apply([new_flow(1), (END, flow_key(1), b"", ONE, 0)])
+    own.apply([new_flow(1), (END, flow_key(1), b"", ONE, 0)], 1.0)
     assert not own.flows.bodies
     assert not own.flows.marks
     assert not own.flows.facts
@@ -35,31 +38,31 @@ def test_an_end_of_a_flow_that_peers_know_is_marked() -> None:
     put(own, 1)
     assert own.flows.marks == {flow_key(1): NEW_TO_PEERS}
     own.flows.marks.clear()  # it left in a frame
-    own.apply([(END, flow_key(1), b"", ONE, 0)])
+    own.apply([(END, flow_key(1), b"", ONE, 0)], 1.0)
     assert own.flows.marks == {flow_key(1): KNOWN_TO_PEERS}
 
 
 def test_an_end_with_another_ident_ends_nothing() -> None:
     own = Own()
     put(own, 1)
-    own.apply([(END, flow_key(1), b"", TWO, 0)])
+    own.apply([(END, flow_key(1), b"", TWO, 0)], 1.0)
     assert flow_key(1) in own.flows.bodies
 
 
 def test_an_update_keeps_the_attributes_that_it_does_not_have() -> None:
     own = Own()
     body = flow_body(1) + tlv(CTA_MARK, b"\0\0\0\7")
-    own.apply([(NEW, flow_key(1), body, ONE, MASK | 1 << CTA_MARK)])
-    own.apply([(UPDATE, flow_key(1), flow_body(1, 30), ONE, MASK)])
+    own.apply([(NEW, flow_key(1), body, ONE, MASK | 1 << CTA_MARK)], 1.0)
+    own.apply([(UPDATE, flow_key(1), flow_body(1, 30), ONE, MASK)], 1.0)
     assert own.flows.bodies[flow_key(1)] == flow_body(1, 30) + body[-8:]
 
 
 def test_an_update_of_an_unknown_flow_is_looked_up() -> None:
     own = Own()
-    own.apply([(UPDATE, flow_key(1), flow_body(1), ONE, MASK)])
+    own.apply([(UPDATE, flow_key(1), flow_body(1), ONE, MASK)], 1.0)
     assert not own.flows.bodies
     assert list(own.lookups) == [flow_key(1)]
-    own.apply([(DUMP, flow_key(1), flow_body(1), ONE, MASK)])
+    own.apply([(DUMP, flow_key(1), flow_body(1), ONE, MASK)], 1.0)
     assert own.flows.bodies == {flow_key(1): flow_body(1)}
 
 
@@ -67,7 +70,7 @@ def test_a_moved_timer_alone_is_no_change() -> None:
     own = Own()
     put(own, 1)
     own.flows.marks.clear()
-    own.apply([(DUMP, flow_key(1), flow_body(1, 7), ONE, MASK)])
+    own.apply([(DUMP, flow_key(1), flow_body(1, 7), ONE, MASK)], 1.0)
     assert not own.flows.marks
     assert own.flows.bodies[flow_key(1)] == flow_body(1)
 
@@ -85,7 +88,7 @@ def test_events_during_a_dump_are_newer_than_the_dump() -> None:
     own = Own()
     put(own, 1, 2)
     own.flows.begin_dump()
-    own.apply([(END, flow_key(1), b"", ONE, 0), new_flow(3, 99)])
+    own.apply([(END, flow_key(1), b"", ONE, 0), new_flow(3, 99)], 1.0)
     stale = flow_body(3, 50)
     own.fill([(DUMP, flow_key(n), flow_body(n, 50), ONE, MASK) for n in (1, 2)])
     own.fill([(DUMP, flow_key(3), stale, ONE, MASK)])
@@ -118,7 +121,7 @@ def test_held_ends_come_true_when_they_are_released() -> None:
     own = Own()
     put(own, 1, 2)
     own.flows.holding = True
-    own.apply([(END, flow_key(1), b"", ONE, 0)])
+    own.apply([(END, flow_key(1), b"", ONE, 0)], 1.0)
     assert len(own.flows) == 2
     own.flows.begin_dump()
     own.fill([(DUMP, flow_key(2), flow_body(2), ONE, MASK)])
@@ -131,7 +134,7 @@ def test_a_held_flow_that_lives_again_is_not_released() -> None:
     own = Own()
     put(own, 1)
     own.flows.holding = True
-    own.apply([(END, flow_key(1), b"", ONE, 0), new_flow(1, 9, TWO)])
+    own.apply([(END, flow_key(1), b"", ONE, 0), new_flow(1, 9, TWO)], 1.0)
     assert own.flows.release() == 0
     assert own.flows.bodies == {flow_key(1): flow_body(1, 9)}
 
@@ -140,9 +143,9 @@ def test_an_adopted_flow_takes_the_next_update_whole() -> None:
     own = Own()
     body = flow_body(1) + tlv(CTA_MARK, b"\0\0\0\7")
     own.flows.adopt([(flow_key(1), body, 0.0)])
-    own.apply([(UPDATE, flow_key(1), flow_body(1, 30), TWO, MASK)])
+    own.apply([(UPDATE, flow_key(1), flow_body(1, 30), TWO, MASK)], 1.0)
     assert own.flows.bodies[flow_key(1)] == flow_body(1, 30) + body[-8:]
-    own.apply([(END, flow_key(1), b"", TWO, 0)])
+    own.apply([(END, flow_key(1), b"", TWO, 0)], 1.0)
     assert not own.flows.bodies
 
 
@@ -150,7 +153,7 @@ def test_a_sequence_adjustment_without_its_numbers_is_looked_up() -> None:
     own = Own()
     body = flow_body(1)[:52] + tlv(3, b"\0\0\0\x4e") + flow_body(1)[60:]
     put(own, 1)
-    own.apply([(UPDATE, flow_key(1), body, ONE, MASK)])
+    own.apply([(UPDATE, flow_key(1), body, ONE, MASK)], 1.0)
     assert list(own.lookups) == [flow_key(1)]
 
 
@@ -161,7 +164,7 @@ def test_recorded_ftp_in_a_zone_gives_expectations_the_zone_of_their_master() ->
     seen = 0
     for message in messages:
         records = reader.read([message])
-        own.apply([r for r in records if r[0] in (NEW, UPDATE, EXP_NEW, EXP_END)])
+        own.apply([r for r in records if r[0] in (NEW, UPDATE, EXP_NEW, EXP_END)], 1.0)
         for key in own.expectations.bodies:
             seen += 1
             assert key[-4:-2] == b"\0\7", key.hex()
@@ -176,7 +179,7 @@ def test_an_expectation_asks_for_its_master_whose_numbers_moved() -> None:
         if item.scenario == "ftp4_active_masquerade":
             records = reader.read([item.message])
             if records and records[0][0] == EXP_NEW:
-                own.apply(records)
+                own.apply(records, 1.0)
                 assert own.lookups
                 return
     raise AssertionError("no expectation in the recording")
@@ -187,7 +190,7 @@ def test_a_peers_table_sweeps_what_was_not_told_again() -> None:
     table.put([flow_key(1), flow_body(1), flow_key(2), flow_body(2)], 1.0)
     table.begin_sweep()
     table.put([flow_key(2), flow_body(2), flow_key(3), flow_body(3)], 2.0)
-    assert table.end_sweep() == 1
+    assert len(table.end_sweep()) == 1
     assert set(table.bodies) == {flow_key(2), flow_key(3)}
     assert table.told_s == {flow_key(2): 2, flow_key(3): 2}
 
@@ -197,3 +200,61 @@ def test_an_end_of_an_unknown_key_is_fine() -> None:
     table.drop([flow_key(1)])
     assert not table.bodies
     assert table.clear() == 0
+
+
+def early_end(number: int, mask: int = 1 << 7) -> tuple[int, bytes, bytes, bytes, int]:
+    """The kernel destroys a masqueraded UDP flow that has time left."""
+    body = flow_body(number)[:52] + tlv(3, b"\0\0\x03\x9e") + flow_body(number)[60:]
+    return END, flow_key(number), body, ONE, CANONICAL | mask
+
+
+def test_an_end_with_the_address_is_held_back_for_seconds() -> None:
+    own = Own()
+    put(own, 1)
+    own.apply([early_end(1)], 100.0)
+    assert own.flows.release_due(102.9) == 0
+    assert flow_key(1) in own.flows.bodies
+    assert own.flows.release_due(103.0) == 1
+    assert flow_key(1) not in own.flows.bodies
+
+
+def test_a_demotion_in_these_seconds_holds_the_end_for_good() -> None:
+    own = Own()
+    put(own, 1)
+    own.apply([early_end(1)], 100.0)
+    own.flows.hold()
+    assert own.flows.release_due(1e6) == 0
+    assert own.flows.release() == 1
+
+
+def test_an_end_that_a_program_caused_counts_at_once() -> None:
+    own = Own()
+    put(own, 1)
+    own.apply([early_end(1, 1 << 7 | BY_PROGRAM)], 100.0)
+    assert flow_key(1) not in own.flows.bodies
+
+
+def test_a_flow_that_is_there_again_does_not_end_later() -> None:
+    own = Own()
+    put(own, 1)
+    own.apply([early_end(1), new_flow(1, 77, TWO)], 100.0)
+    assert own.flows.release_due(200.0) == 0
+    assert own.flows.bodies == {flow_key(1): flow_body(1, 77)}
+
+
+@pytest.mark.parametrize(
+    ("scenario", "kind", "expected"),
+    [
+        ("tcp4_masquerade", "UPDATE", True),
+        ("tcp4_masquerade", "DESTROY", False),  # TIME_WAIT
+        ("udp4_masquerade", "UPDATE", True),
+        ("icmp4_masquerade", "UPDATE", True),
+        ("tcp4_close", "UPDATE", False),
+        ("tcp4_dnat_port", "UPDATE", False),
+    ],
+)
+def test_what_can_die_with_an_address(scenario: str, kind: str, expected: bool) -> None:
+    reader = RecordReader()
+    items = [i for i in recorded() if i.scenario == scenario and i.type == kind]
+    record = reader.read([items[0].message])[0]
+    assert dies_with_address(record[2]) is expected

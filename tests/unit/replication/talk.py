@@ -36,7 +36,7 @@ def new_flow(
 
 def put(own: Own, *numbers: int, seconds: int = 60) -> None:
     """NEW events of these flows."""
-    own.apply([new_flow(number, seconds) for number in numbers])
+    own.apply([new_flow(number, seconds) for number in numbers], 1.0)
 
 
 class Talk:

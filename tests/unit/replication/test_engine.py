@@ -259,3 +259,16 @@ def test_a_node_that_forgot_its_peers_is_not_ready_until_it_asked_again() -> Non
     talk.run(1)
     assert talk.engines["b"].peers["a"].verified
     assert talk.copy("b", "a") == talk.own("a")
+
+
+def test_a_copy_of_a_flow_that_its_owner_ended_is_to_be_deleted() -> None:
+    talk = Talk("a", "b")
+    talk.engines["a"].promote(talk.now)
+    put(talk.engines["a"].own, 1, 2)
+    put(talk.engines["b"].own, 1, 3)  # 1 is a copy from an earlier time
+    talk.run(1)
+    for number in (1, 2):
+        talk.engines["a"].own.flows.end(flow_key(number))
+    talk.run(0.2)
+    assert talk.engines["b"].take_ended_elsewhere() == [flow_key(1)]
+    assert talk.engines["a"].take_ended_elsewhere() == []
