@@ -21,6 +21,7 @@ from syncd.flows.restore import (
     CREATE,
     CT_NEW,
     DST_NAT,
+    ESTABLISHED_TIMEOUT_S,
     EXCL,
     EXPECTED,
     FIXED_TIMEOUT,
@@ -33,13 +34,14 @@ from syncd.flows.restore import (
     SRC_NAT,
     be32,
     create,
+    doubted_s,
+    estimate_s,
     nat_range,
     protoinfo_to_send,
     refresh,
     remaining_s,
     same_content,
     same_tuples,
-    stored_timeout_s,
 )
 
 TimedRecord = tuple[bytes, bytes, float]  # Key, body, seconds since it was told.
@@ -49,7 +51,10 @@ _IPPROTO_UDP = 17
 _CACHE_LIMIT = 65_536
 _STATUS_HEAD, _TIMEOUT_HEAD = b"\x08\0\x03\0", b"\x08\0\x07\0"
 _PROTOINFO_HEAD, _MARK_HEAD = b"\x30\0\x04\x80", b"\x08\0\x08\0"
+_TCP_TYPE = b"\x01\x80"  # CTA_PROTOINFO_TCP, at 6 in a PROTOINFO.
 _UNKNOWN = (b"", 0)
+# A timeout of LONG_S or more is beyond doubt, and half of it is left after HALF_S.
+_LONG_S, _HALF_S = ESTABLISHED_TIMEOUT_S, ESTABLISHED_TIMEOUT_S // 2
 
 
 class Restorer:
@@ -61,6 +66,7 @@ class Restorer:
     """
 
     __slots__ = (
+        "_doubted",
         "_fixed_timeout_s",
         "_plain",
         "_protoinfos",
@@ -77,6 +83,8 @@ class Restorer:
         self._plain: dict[bytes, bytes] = {}
         self._translated: dict[bytes, tuple[bytes, int]] = {}
         self._protoinfos: dict[bytes, bytes] = {}
+        # PROTOINFO (a key of `_protoinfos`) -> seconds, if established TCP.
+        self._doubted: dict[bytes, int] = {}
         # Raw attribute -> seconds; raw attribute -> bits that an update may concern.
         self._timeouts: dict[bytes, int] = {}
         self._shapes: dict[bytes, int] = {}
@@ -85,12 +93,13 @@ class Restorer:
         """The timeout to give to this record."""
         if self._fixed_timeout_s is not None:
             return self._fixed_timeout_s
-        return remaining_s(stored_timeout_s(key, body), elapsed_s)
+        return estimate_s(key, body, elapsed_s)
 
     def creates(self, records: Sequence[TimedRecord], sequence: int) -> list[bytes]:
         """Messages that create flows; related ones name their masters."""
         plain, translated = self._plain.get, self._translated.get
         timeouts, protoinfos = self._timeouts.get, self._protoinfos.get
+        doubted = self._doubted.get
         fixed_s, heads, be32, join = self._fixed_timeout_s, _HEADS.get, _BE32, b"".join
         messages: list[bytes] = []
         append = messages.append
@@ -123,6 +132,10 @@ class Restorer:
                 continue
             if fixed_s is not None:
                 left = fixed_s
+            elif left >= _LONG_S and elapsed_s <= _HALF_S:
+                left -= int(elapsed_s)
+            elif state := doubted(body[end : end + 48]):
+                left = remaining_s(left, elapsed_s, state)
             elif left - elapsed_s >= REFRESH_FLOOR_S:
                 left -= int(elapsed_s)
             else:
@@ -137,6 +150,7 @@ class Restorer:
         """Messages that only set the timers of flows that the kernel holds alike."""
         shapes, timeouts = self._shapes.get, self._timeouts.get
         protoinfos, fixed_s = self._protoinfos.get, self._fixed_timeout_s
+        doubted = self._doubted.get
         heads, be32, join = _REFRESH_HEADS.get, _BE32, b"".join
         messages: list[bytes] = []
         append = messages.append
@@ -167,6 +181,14 @@ class Restorer:
                 continue
             if fixed_s is not None:
                 left = fixed_s
+            elif left >= _LONG_S and elapsed_s <= _HALF_S:
+                left -= int(elapsed_s)
+            elif rest[6:8] == _TCP_TYPE:
+                raw = rest[:48]
+                if protoinfos(raw) is None:
+                    append(self._refresh_rarely(record, present, serial))
+                    continue
+                left = remaining_s(left, elapsed_s, doubted(raw, 0))
             elif left - elapsed_s >= REFRESH_FLOOR_S:
                 left -= int(elapsed_s)
             else:
@@ -207,7 +229,7 @@ class Restorer:
             left = self._fixed_timeout_s
             if left is None:
                 stored = self._learn_timeout(body[at + 8 : end])
-                left = remaining_s(stored, elapsed_s)
+                left = remaining_s(stored, elapsed_s, self._doubted.get(rest, 0))
             status = new & KEPT_BITS | old & (KEPT_BITS | EXPECTED) | CONFIRMED
             length = 32 + len(key) + len(protoinfo) + len(mark)
             parts = (_STATUS_HEAD, _BE32(status), _TIMEOUT_HEAD, _BE32(left), protoinfo)
@@ -257,6 +279,8 @@ class Restorer:
         for cache in (self._plain, self._translated, self._protoinfos, self._shapes):
             if len(cache) >= _CACHE_LIMIT:
                 cache.clear()
+        if not self._protoinfos:
+            self._doubted.clear()
         at = body[0]
         raw, timeout = body[at : at + 8], body[at + 8 : at + 12]
         protoinfo = body[at + 16 : at + 64]
@@ -272,6 +296,8 @@ class Restorer:
             self._shapes[raw] = status & (KEPT_BITS | NAT_BITS | EXPECTED)
         if protoinfo[:4] == _PROTOINFO_HEAD:
             self._protoinfos[protoinfo] = protoinfo_to_send(protoinfo)
+            if established := doubted_s(protoinfo):
+                self._doubted[protoinfo] = established
 
 
 def _covers(old: int, new: int) -> bool:

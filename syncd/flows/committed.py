@@ -3,7 +3,8 @@
 In: the records of each commit, as they were told. Out: of the records of the next one
 those that the kernel has to hear of. The rule: a record is settled if within the last
 minute it was committed just as it is told now, the kernel still has it and told nothing
-of it since, and its timer, which has run down as the estimate has, needs no floor yet.
+of it since, and its timer, which has run down as the estimate has, is not one that the
+estimate sets up again: of that stored, a minute and half are left (`remaining_s`).
 """
 
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -66,9 +67,11 @@ class Committed:
                 if there is not None and there[:reply] == body[:reply]:
                     timeout = body[reply + 8 : reply + 16]
                     stored_s = int.from_bytes(timeout[4:])
+                    left_s = stored_s - elapsed_s
                     if (
                         timeout[:4] == _TIMEOUT_HEAD
-                        and stored_s - elapsed_s >= REFRESH_FLOOR_S
+                        and left_s >= REFRESH_FLOOR_S
+                        and left_s >= elapsed_s  # Not below the half.
                     ):
                         continue
             outstanding.append(record)

@@ -11,6 +11,8 @@ messages that create, update, delete or look up that flow or expectation. The ru
   lead back to the real one: the kernel sets its NAT bits only if a range changes it.
 - GRE gets FIXED_TIMEOUT and a long timer: an injected entry has per-flow timers of 0
   and would end with its first packet. Nothing else gets it, it cannot be cleared.
+- A timer is what is left of the stored one, unless that is not the real one: packets
+  refresh timers, and ACKs restore those of TCP, without an event (`remaining_s`).
 - Everything else passes through; no message names an ID of another kernel.
 """
 
@@ -47,6 +49,7 @@ from syncd.flows.record import (
     CTA_PROTOINFO_TCP,
     CTA_PROTOINFO_TCP_FLAGS_ORIGINAL,
     CTA_PROTOINFO_TCP_FLAGS_REPLY,
+    CTA_PROTOINFO_TCP_STATE,
     CTA_PROTONAT_PORT_MAX,
     CTA_PROTONAT_PORT_MIN,
     CTA_SEQ_ADJ_ORIG,
@@ -75,6 +78,9 @@ EXP_NEW, EXP_GET, EXP_DELETE = 0x200, 0x201, 0x202
 GRE_TIMEOUT_S = 432_000
 OFFLOADED_TIMEOUT_S = 300
 REFRESH_FLOOR_S = 60
+# net/netfilter/nf_conntrack_proto_tcp.c: tcp_timeouts[TCP_CONNTRACK_ESTABLISHED], and
+# those of UNACK and RETRANS, which are the same.
+ESTABLISHED_TIMEOUT_S, IN_FLIGHT_TIMEOUT_S = 432_000, 300
 LARGEST_RECORD = 4096
 
 _HEADER, _BE32 = Struct("<IHHII"), Struct(">I")
@@ -109,6 +115,7 @@ _TCP_FLAGS = (CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, CTA_PROTOINFO_TCP_FLAGS_REPLY)
 # Flags in include/uapi/linux/netfilter/nf_conntrack_tcp.h: window scale, sack,
 # close-init; 0x20 (MAXACK_SET) would have later resets classified invalid.
 _TCP_KEPT_FLAGS, _TCP_BE_LIBERAL, _TCP_FLAGS_MASK = 0x07, 0x08, 0x0F
+_TCP_DATA_UNACKNOWLEDGED, _TCP_ESTABLISHED = 0x10, 3
 _SWAPPED_ENDS = (
     (CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT),
     (CTA_PROTO_DST_PORT, CTA_PROTO_SRC_PORT),
@@ -124,16 +131,60 @@ def is_expectation(key: bytes) -> bool:
     return key[6:7] == bytes((EXPECTATION,))
 
 
-def remaining_s(stored_s: int | None, elapsed_s: float) -> int:
+def remaining_s(stored_s: int | None, elapsed_s: float, doubted_s: int = 0) -> int:
     """The timeout to give to a record that was told `elapsed_s` ago.
 
     Packets that only refresh a timer raise no event, so a busy flow's stored timeout
     looks older than it is. A flow that its owner has not ended is therefore granted
     at least a minute, or its whole timeout if that is shorter, and at least 1 second.
+
+    `doubted_s` is that of its PROTOINFO. If there is one, the flow is an established
+    TCP connection: a stored timeout up to it counts as that of a silent connection,
+    and one of which less than half is left, or less than a minute, was refreshed.
     """
     if stored_s is None:
         return OFFLOADED_TIMEOUT_S
-    return max(stored_s - int(elapsed_s), min(stored_s, REFRESH_FLOOR_S), 1)
+    if not doubted_s:
+        return max(stored_s - int(elapsed_s), min(stored_s, REFRESH_FLOOR_S), 1)
+    if stored_s <= doubted_s:
+        stored_s = ESTABLISHED_TIMEOUT_S
+    left_s = stored_s - int(elapsed_s)
+    return left_s if left_s >= max(stored_s / 2, REFRESH_FLOOR_S) else stored_s
+
+
+def doubted_s(protoinfo: bytes) -> int:
+    """Up to which stored timeout this PROTOINFO is not to be believed; 0: believe all.
+
+    While data is in flight, is sent again or meets a window of 0, the kernel gives an
+    established connection 300 s (`nf_conntrack_tcp_packet` in
+    net/netfilter/nf_conntrack_proto_tcp.c: `tcp_timeout_unacknowledged` with
+    IP_CT_TCP_FLAG_DATA_UNACKNOWLEDGED, or `tcp_timeout_max_retrans`); the ACK restores
+    432 000 s without an event. An event in between, as of a new mark, tells the 300 s
+    and only a change of state comes with PROTOINFO (`ctnetlink_conntrack_event`), so
+    the flag may be missing: then 300 s and less are doubted, with it all that is short.
+    """
+    state, flags = 0, 0
+    for kind, _, start, end in nla.walk(protoinfo, 4, len(protoinfo)):
+        if kind != CTA_PROTOINFO_TCP:
+            continue
+        for inner, _, at, _ in nla.walk(protoinfo, start, end):
+            if inner == CTA_PROTOINFO_TCP_STATE:
+                state = int.from_bytes(protoinfo[at : at + 1], "big")
+            elif inner in _TCP_FLAGS:
+                flags |= int.from_bytes(protoinfo[at : at + 1], "big")
+    if state != _TCP_ESTABLISHED:
+        return 0
+    in_flight = flags & _TCP_DATA_UNACKNOWLEDGED
+    return ESTABLISHED_TIMEOUT_S if in_flight else IN_FLIGHT_TIMEOUT_S
+
+
+def estimate_s(key: bytes, body: bytes, elapsed_s: float) -> int:
+    """`remaining_s` of a record, whatever its kind and layout."""
+    stored_s = stored_timeout_s(key, body)
+    if is_expectation(key):
+        return remaining_s(stored_s, elapsed_s)
+    protoinfo = nla.attributes(body).get(CTA_PROTOINFO, b"")
+    return remaining_s(stored_s, elapsed_s, doubted_s(protoinfo) if protoinfo else 0)
 
 
 def create(

@@ -176,7 +176,6 @@ def _compare_timers(
         assert ends[0] == 47 or least - 60 <= after <= before + 1, (key, before, after)
 
 
-@pytest.mark.xfail(reason="the last event's timer was that of data in flight")
 def test_a_marked_connection_that_fell_silent_keeps_its_long_timer(
     pair: tuple[Cluster, mixture.Roads],
 ) -> None:

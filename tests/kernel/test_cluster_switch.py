@@ -159,7 +159,6 @@ def test_no_masqueraded_flow_is_lost_in_switches_forth_and_back(
         assert node.status()["role"] == role
 
 
-@pytest.mark.xfail(reason="what ended elsewhere lives on in a former primary's kernel")
 def test_a_flow_that_ended_elsewhere_does_not_come_back(pair: Pair) -> None:
     first, second = pair.made.nodes
     pair.open(first, 100)
@@ -200,7 +199,6 @@ def _daemon_dies_and_is_restarted(pair: Pair, old: Node) -> None:
     _restart(old)
 
 
-@pytest.mark.xfail(reason="ends of masqueraded flows are told before anyone takes over")
 @pytest.mark.parametrize(
     "leave",
     [

@@ -179,9 +179,11 @@ class Cluster:
         Ends that are held back for seconds (see `OwnTable.held`) are waited for.
         """
         begin = self.clock.now
-        if any(n.running.own.flows.held for n in self.nodes.values()):
-            limit_s += EARLY_END_S + _HELD_SLACK_S
+        patience_s = EARLY_END_S + _HELD_SLACK_S
         while True:
+            if any(node.running.own.flows.held for node in self.nodes.values()):
+                limit_s += patience_s
+                patience_s = 0.0
             wrong = self.disagreement()
             if not wrong:
                 return self.clock.now - begin
