@@ -258,6 +258,7 @@ class Operations:
 
     async def _flush_kernel(self) -> Answer:
         """Delete from the kernel what the filter admits."""
+        own = self._engine.own
         reader = RecordReader()
         accepts = self._node.filter.accepts
         count = 0
@@ -275,6 +276,9 @@ class Operations:
                     for number, key in enumerate(keys[at : at + _DELETE_BATCH], 1)
                 ]
                 count += len(batch) - len(self._node.requests.send(batch))
+                for key in keys[at : at + _DELETE_BATCH]:
+                    own.flows.end(key)
+                    own.expectations.end(key)
                 await asyncio.sleep(0)
         await self._node.listener.read_kernel()
         return {"ok": True, "flushed": count}

@@ -59,8 +59,8 @@ class Takeover:
         flows, expectations = self._records(peers, held_back, began)
         own = self._engine.own.flows
         held: Mapping[bytes, bytes] = own.bodies
-        if held_back:  # our kernel has forgotten these
-            held = {key: held[key] for key in held.keys() - held_back.keys()}
+        if own.held:  # our kernel has forgotten these
+            held = {key: held[key] for key in held.keys() - own.held.keys()}
         timeout_s = self._config().timeout
         wanted: Sequence[TimedRecord] = flows
         if timeout_s is None:

@@ -5,7 +5,7 @@ from syncd.flows import nla, restore
 from syncd.flows.batch import Restorer
 from syncd.flows.record import CTA_MARK, CTA_PROTOINFO, CTA_STATUS, CTA_TIMEOUT
 
-from tests.unit.flows.test_restore import VECTORS, Vector
+from tests.unit.flows.test_restore import VECTORS, Vector, tcp_protoinfo
 
 FLOWS = [vector for vector in VECTORS if not restore.is_expectation(vector.key)]
 
@@ -53,6 +53,38 @@ def test_known_layouts_get_the_same_estimate_of_their_timers(elapsed_s: float) -
         record = (vector.key, vector.body, elapsed_s)
         new, known = restorer.creates([record, record], 1)
         assert _sent(new)[CTA_TIMEOUT] == _sent(known)[CTA_TIMEOUT]
+
+
+@pytest.mark.parametrize("elapsed_s", [0.0, 100.0, 216_000.0, 216_001.0, 900_000.0])
+@pytest.mark.parametrize("stored_s", [30, 299, 300, 301, 5000, 432_000, 500_000])
+@pytest.mark.parametrize(
+    "protoinfo",
+    [
+        tcp_protoinfo(3, 0x23, 0x23),
+        tcp_protoinfo(3, 0x23, 0x33),
+        tcp_protoinfo(4, 0x33, 0x33),
+    ],
+)
+def test_creates_refreshes_and_updates_estimate_as_restore_does(
+    protoinfo: bytes, stored_s: int, elapsed_s: float
+) -> None:
+    flow = _flow("tcp4_close")
+    reply = flow.body[0]
+    timeout = restore.be32(CTA_TIMEOUT, stored_s)
+    body = flow.body[: reply + 8] + timeout + protoinfo
+    for rest in (b"", restore.be32(CTA_MARK, 0x180)):
+        record = (flow.key, body + rest, elapsed_s)
+        expected_s = restore.estimate_s(*record)
+        expected = restore.be32(CTA_TIMEOUT, expected_s)
+        restorer = Restorer()
+        for _ in range(2):  # Refreshes come first: nothing is known to them.
+            (refresh,) = restorer.refreshes([record], [record[1]], 1)
+            assert _sent(refresh)[CTA_TIMEOUT] == expected
+        other = flow.body[:reply] + restore.be32(CTA_STATUS, 8) + body[reply + 8 :]
+        assert restorer.refreshes([record], [other + rest], 1) == [b""]
+        (update,) = restorer.updates([record], [other + rest], 1)
+        (create,) = restorer.creates([record], 1)
+        assert _sent(update)[CTA_TIMEOUT] == _sent(create)[CTA_TIMEOUT] == expected
 
 
 def test_what_is_malformed_has_an_empty_message_and_harms_no_other() -> None:

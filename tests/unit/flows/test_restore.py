@@ -212,6 +212,74 @@ def test_a_flow_that_its_owner_has_not_ended_keeps_a_minute_or_its_whole_timeout
     assert restore.remaining_s(stored_s, elapsed_s) == expected_s
 
 
+_SILENT, _IN_FLIGHT = 300, 432_000
+
+
+@pytest.mark.parametrize(
+    ("stored_s", "elapsed_s", "doubted_s", "expected_s"),
+    [
+        (300, 0.5, _IN_FLIGHT, 432_000),
+        (300, 400.0, _IN_FLIGHT, 431_600),
+        (500, 10.0, _IN_FLIGHT, 431_990),
+        (500_000, 10.0, _IN_FLIGHT, 499_990),
+        (300, 10.0, _SILENT, 431_990),
+        (301, 10.0, _SILENT, 291),
+        (1000, 500.0, _SILENT, 500),
+        (1000, 501.0, _SILENT, 1000),
+        (432_000, 216_000.9, _SILENT, 216_000),
+        (432_000, 216_001.0, _SILENT, 432_000),
+        (None, 5.0, _IN_FLIGHT, restore.OFFLOADED_TIMEOUT_S),
+    ],
+)
+def test_an_established_connection_has_its_long_timer_or_half_of_it_at_least(
+    stored_s: int | None, elapsed_s: float, doubted_s: int, expected_s: int
+) -> None:
+    assert restore.remaining_s(stored_s, elapsed_s, doubted_s) == expected_s
+
+
+@pytest.mark.parametrize("stored_s", [1, 59, 60, 100, 301, 432_000, 500_000])
+@pytest.mark.parametrize("elapsed_s", [0.0, 0.9, 45.0, 400.0, 300_000.0])
+@pytest.mark.parametrize("doubted_s", [_SILENT, _IN_FLIGHT])
+def test_an_established_connection_is_granted_no_less_than_another_flow(
+    stored_s: int, elapsed_s: float, doubted_s: int
+) -> None:
+    least_s = restore.remaining_s(stored_s, elapsed_s)
+    assert restore.remaining_s(stored_s, elapsed_s, doubted_s) >= least_s
+
+
+def tcp_protoinfo(state: int, original: int, reply: int) -> bytes:
+    """A PROTOINFO as the kernel writes it, with these flags."""
+    scales = nla.tlv(2, b"\7"), nla.tlv(3, b"\7")
+    flags = nla.tlv(4, bytes((original, 0))), nla.tlv(5, bytes((reply, 0)))
+    tcp = nla.nested(1, nla.tlv(1, bytes((state,))), *scales, *flags)
+    return nla.nested(CTA_PROTOINFO, tcp)
+
+
+def test_short_timers_are_doubted_of_established_connections_only() -> None:
+    assert restore.doubted_s(tcp_protoinfo(3, 0x23, 0x23)) == _SILENT
+    assert restore.doubted_s(tcp_protoinfo(3, 0x33, 0x23)) == _IN_FLIGHT
+    assert restore.doubted_s(tcp_protoinfo(3, 0x23, 0x33)) == _IN_FLIGHT
+    for state in (0, 1, 2, 4, 5, 6, 7, 8, 9):
+        assert restore.doubted_s(tcp_protoinfo(state, 0x33, 0x33)) == 0
+    sctp = nla.nested(CTA_PROTOINFO, nla.nested(3, nla.tlv(1, b"\3")))
+    assert restore.doubted_s(sctp) == 0
+
+
+def test_the_estimate_finds_the_state_of_a_flow_and_none_in_an_expectation() -> None:
+    vector = _vector("tcp4_close")
+    head = vector.body[: vector.body[0] + 8] + restore.be32(CTA_TIMEOUT, 300)
+    assert restore.estimate_s(vector.key, head, 10.0) == 290
+    silent = head + tcp_protoinfo(3, 0x23, 0x23)
+    assert restore.estimate_s(vector.key, silent, 10.0) == 431_990
+    closing = head + tcp_protoinfo(7, 0x33, 0x33)
+    assert restore.estimate_s(vector.key, closing, 10.0) == 290
+    for other in VECTORS:
+        if restore.is_expectation(other.key):
+            stored_s = restore.stored_timeout_s(other.key, other.body)
+            expected_s = restore.remaining_s(stored_s, 1.0)
+            assert restore.estimate_s(other.key, other.body, 1.0) == expected_s
+
+
 def test_a_replaced_reply_tuple_or_a_missing_translation_is_another_flow() -> None:
     plain, translated = _vector("tcp4_close"), _vector("tcp4_masquerade")
     assert restore.same_tuples(plain.body, plain.body)
