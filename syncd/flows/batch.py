@@ -55,6 +55,7 @@ _TCP_TYPE = b"\x01\x80"  # CTA_PROTOINFO_TCP, at 6 in a PROTOINFO.
 _UNKNOWN = (b"", 0)
 # A timeout of LONG_S or more is beyond doubt, and half of it is left after HALF_S.
 _LONG_S, _HALF_S = ESTABLISHED_TIMEOUT_S, ESTABLISHED_TIMEOUT_S // 2
+_MINUTES_S = 2 * REFRESH_FLOOR_S  # Half of it is the floor.
 
 
 class Restorer:
@@ -134,8 +135,15 @@ class Restorer:
                 left = fixed_s
             elif left >= _LONG_S and elapsed_s <= _HALF_S:
                 left -= int(elapsed_s)
-            elif state := doubted(body[end : end + 48]):
-                left = remaining_s(left, elapsed_s, state)
+            elif protoinfo and (short := doubted(body[end : end + 48])):
+                if (
+                    left > short
+                    and left >= _MINUTES_S
+                    and elapsed_s + elapsed_s <= left
+                ):
+                    left -= int(elapsed_s)
+                else:
+                    left = remaining_s(left, elapsed_s, short)
             elif left - elapsed_s >= REFRESH_FLOOR_S:
                 left -= int(elapsed_s)
             else:
@@ -188,7 +196,15 @@ class Restorer:
                 if protoinfos(raw) is None:
                     append(self._refresh_rarely(record, present, serial))
                     continue
-                left = remaining_s(left, elapsed_s, doubted(raw, 0))
+                short = doubted(raw, 0)
+                if (
+                    left > short
+                    and left >= _MINUTES_S
+                    and elapsed_s + elapsed_s <= left
+                ):
+                    left -= int(elapsed_s)
+                else:
+                    left = remaining_s(left, elapsed_s, short)
             elif left - elapsed_s >= REFRESH_FLOOR_S:
                 left -= int(elapsed_s)
             else:
