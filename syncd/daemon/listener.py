@@ -19,6 +19,7 @@ from syncd.replication.engine import ReplicationEngine
 
 _LOG = logging.getLogger("syncd.kernel")
 _DRAIN_LIMIT = 8192  # messages of one visit, some 20 ms
+_MANY = 64  # messages of one visit that ask for a longer rest
 _BEHIND_LIMIT = 16  # full visits in a row before peers are told: changes merge
 _RETRY_S = 1.0  # after a dump that failed
 
@@ -96,8 +97,13 @@ class Listener:
         if count == 0:
             self._loop.add_reader(self._events.fileno(), self._wake)
         else:
-            rest = 0.0 if count == _DRAIN_LIMIT else self._beat_s
-            self._timer = self._loop.call_later(rest, self._visit)
+            self._timer = self._loop.call_later(self._rest_s(count), self._visit)
+
+    def _rest_s(self, count: int) -> float:
+        """How long to rest after a visit; under load fewer and larger visits pay."""
+        if count == _DRAIN_LIMIT:
+            return 0.0
+        return self._beat_s if count < _MANY else 2 * self._beat_s
 
     def _look_up(self) -> bool:
         """Ask for flows of which events and dumps do not tell all; were there any?"""

@@ -152,7 +152,7 @@ class Node:
             if reason is not None:
                 rejected = self.rejected[link]
                 rejected[reason] = rejected.get(reason, 0) + 1
-        self.pump()
+        self._follow(now)
 
     def pump(self) -> None:
         """Let leave what is due, and come back when the engine wants it."""
@@ -173,6 +173,16 @@ class Node:
             return
         self._rest(now)
 
+    def _follow(self, now: float) -> None:
+        """After input: pump if something is due, else see that the timer is early."""
+        deadline = self.engine.deadline()
+        if self._sending is not None or deadline is None:
+            return
+        if deadline <= now:
+            self.pump()
+        elif self._timer is None or self._timer.when() > deadline:
+            self._rest(now)
+
     async def _send(self, datagrams: list[bytes]) -> None:
         try:
             await self.bundle.send(datagrams)
@@ -184,6 +194,8 @@ class Node:
         deadline = self.engine.deadline()
         if deadline is None:
             return
+        if self._timer is not None:
+            self._timer.cancel()
         wait_s = max(deadline - now, 0.0)
         if not self.bundle.sender:
             wait_s = max(wait_s, self.config.replication.hello_interval_s)

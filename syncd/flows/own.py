@@ -64,10 +64,9 @@ class Own:
                 if fact is None or (fact[0] != ident and fact[0]):
                     self.lookups[key] = None
                     continue
-                if fact[1] & ~mask:
-                    body, mask = merge(bodies[key], body)
-                    facts[key] = (ident, mask)
-                elif fact[1] != mask:
+                if fact[1] != mask:
+                    if fact[1] & ~mask:
+                        body, mask = merge(bodies[key], body)
                     facts[key] = (ident, mask)
                 bodies[key] = body
                 if key not in marks:

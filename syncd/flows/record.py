@@ -132,7 +132,6 @@ _HEAD = 24  # nlmsghdr, nfgenmsg and the first attribute's header
 
 _LAYOUTS_MAX = 512
 _LAYOUTS_OF_A_HEAD_MAX = 16
-_ALIASES_MAX = 256
 _NO_SEQUENCE_NO_PORTID = bytes(8)
 
 # How a layout cuts. PLAIN: key, first of body, ident, rest of body, in this order.
@@ -156,8 +155,8 @@ class RecordReader:
     """Reads messages of one kernel and remembers the shapes they come in."""
 
     __slots__ = (
-        "_aliases",
         "_layouts",
+        "_layouts_of_programs",
         "_learned",
         "echoes",
         "ignored",
@@ -171,8 +170,8 @@ class RecordReader:
         self.malformed = 0
         self.ignored = 0  # messages that are not about flows or expectations
         self._layouts: dict[bytes, list[_Layout]] = {}
+        self._layouts_of_programs: dict[bytes, list[_Layout]] = {}
         self._learned = 0
-        self._aliases: list[bytes] = []
 
     def read(self, messages: Sequence[bytes]) -> list[Record]:
         """Records of whole netlink messages, in order; never raises."""
@@ -180,11 +179,12 @@ class RecordReader:
         append = records.append
         layouts_of = self._layouts.get
         for message in messages:
-            # An event of a known shape has neither sequence nor portid: no echo.
+            # An event that nobody caused has neither sequence nor portid: no echo.
             try:
+                head = message[:24]
                 for check, wanted, way, cut, numbers, kind, mask in layouts_of(
-                    message[:24], ()
-                ):
+                    head
+                ) or self._of_program(message):
                     if check(message) == wanted:
                         if way == 0:
                             key, first, ident, rest = cut(message)
@@ -235,15 +235,19 @@ class RecordReader:
         if portid in self.own_portids and not is_reply:
             self.echoes += 1
             return None
-        head = message[:8] + _NO_SEQUENCE_NO_PORTID + message[16:_HEAD]
-        if head != message[:_HEAD] and head in self._layouts:
-            if is_reply:
-                self._add_alias(message[:_HEAD], head)
-            records = self.read([head + message[_HEAD:]])
-            return _caused(records[0], portid != 0) if records else None
         record = self.read_one(message)
-        self._learn(head, message)
+        self._learn(message[:8] + _NO_SEQUENCE_NO_PORTID + message[16:_HEAD], message)
         return record
+
+    def _of_program(self, message: bytes) -> Sequence[_Layout]:
+        """The layouts for a reply, or for an event that a program caused."""
+        head = message[:8] + _NO_SEQUENCE_NO_PORTID + message[16:_HEAD]
+        layouts = self._layouts_of_programs.get(head, ())
+        if self.own_portids and layouts and layouts[0][5] not in (DUMP, EXP_DUMP):
+            _, _, _, _, portid = _HEADER.unpack_from(message)
+            if portid in self.own_portids:
+                return ()
+        return layouts
 
     def _learn(self, head: bytes, message: bytes) -> None:
         known = self._layouts.get(head, [])
@@ -251,18 +255,11 @@ class RecordReader:
             layouts = _layouts_of(message)
             self._layouts[head] = known
             known.extend(layouts)
+            self._layouts_of_programs[head] = [
+                (*layout[:6], layout[6] | BY_PROGRAM) if layout[5] == END else layout
+                for layout in known
+            ]
             self._learned += len(layouts)
-
-    def _add_alias(self, message_head: bytes, head: bytes) -> None:
-        """Let the rest of this dump, same sequence and portid, find its layouts."""
-        if message_head in self._layouts:
-            return
-        if len(self._aliases) >= _ALIASES_MAX:
-            for alias in self._aliases:
-                del self._layouts[alias]
-            self._aliases.clear()
-        self._layouts[message_head] = self._layouts[head]
-        self._aliases.append(message_head)
 
 
 def _caused(record: Record, program: bool) -> Record:

@@ -13,6 +13,7 @@ about (mark `NEW_TO_PEERS`) and that ends again leaves no trace.
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 
 from syncd.flows.masquerade import dies_with_address
 from syncd.flows.record import Record, without_timeout
@@ -46,7 +47,7 @@ class Table:
         """Store `[key, body, key, body, ...]`."""
         keys = flat[::2]
         self.bodies.update(zip(keys, flat[1::2], strict=True))
-        self.told_s.update(dict.fromkeys(keys, int(now)))
+        self.told_s.update(zip(keys, repeat(int(now))))
         if self.stale:
             self.stale.difference_update(keys)
 

@@ -14,6 +14,8 @@ from syncd.errors import RecordError
 from syncd.flows.filter import RecordFilter
 from syncd.flows.nla import attributes, values, walk
 from syncd.flows.record import (
+    BY_PROGRAM,
+    CANONICAL,
     EXPECTATION,
     Record,
     RecordReader,
@@ -106,7 +108,7 @@ def test_whatever_became_a_record_can_be_asked(message: bytes) -> None:
     for kind, key, body, ident, mask in by_walk(message):
         assert 0 <= kind <= 6
         assert len(ident) in (0, 4)
-        assert mask | 1 == mask_of(body)
+        assert (mask | CANONICAL) & ~BY_PROGRAM == mask_of(body)
         assert FILTER.accepts(key, body) in (True, False)
         if key[6] == EXPECTATION:
             assert master_or_error(body)
