@@ -13,6 +13,7 @@ from syncd.flows.record import (
     BY_PROGRAM,
     CTA_HELP,
     CTA_SEQ_ADJ_ORIG,
+    CTA_SYNPROXY,
     CTA_TIMEOUT,
     DUMP,
     END,
@@ -33,6 +34,7 @@ from syncd.flows.zones import ZonedKeys
 IPS_SEQ_ADJUST = 0x40  # include/uapi/linux/netfilter/nf_conntrack_common.h
 _SEQ_ADJ_BIT = 1 << CTA_SEQ_ADJ_ORIG
 _HELP_BIT = 1 << CTA_HELP
+_ADJUSTING_BITS = _HELP_BIT | 1 << CTA_SYNPROXY  # who adjusts sequence numbers
 _TIMEOUT_BIT = 1 << CTA_TIMEOUT
 _EARLY_END = _TIMEOUT_BIT | BY_PROGRAM
 EARLY_END_S = 3.0  # in which a demotion may follow the address that left
@@ -55,7 +57,8 @@ class Own:
     def apply(self, records: Sequence[Record], now: float) -> None:
         """Take events and replies to GETs in the order in which they came."""
         flows = self.flows
-        bodies, facts, marks = flows.bodies, flows.facts, flows.marks
+        bodies, facts, held = flows.bodies, flows.facts, flows.held
+        mark = flows.marks.setdefault
         later: list[Record] = []
         for record in records:
             kind, key, body, ident, mask = record
@@ -69,12 +72,15 @@ class Own:
                         body, mask = merge(bodies[key], body)
                     facts[key] = (ident, mask)
                 bodies[key] = body
-                if key not in marks:
-                    marks[key] = KNOWN_TO_PEERS
-                if flows.held:
-                    flows.held.pop(key, None)
+                mark(key, KNOWN_TO_PEERS)
+                if held:
+                    held.pop(key, None)
                 # STATUS stands behind REPLY; its lowest byte has SEQ_ADJUST.
-                if body[body[0] + 7] & IPS_SEQ_ADJUST and not mask & _SEQ_ADJ_BIT:
+                if (
+                    mask & _ADJUSTING_BITS
+                    and body[body[0] + 7] & IPS_SEQ_ADJUST
+                    and not mask & _SEQ_ADJ_BIT
+                ):
                     self.lookups[key] = None
             elif kind == NEW:
                 flows.put(key, body, ident, mask)

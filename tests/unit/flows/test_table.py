@@ -7,6 +7,7 @@ from syncd.flows.own import Own
 from syncd.flows.record import (
     BY_PROGRAM,
     CANONICAL,
+    CTA_HELP,
     CTA_MARK,
     DUMP,
     END,
@@ -153,7 +154,7 @@ def test_a_sequence_adjustment_without_its_numbers_is_looked_up() -> None:
     own = Own()
     body = flow_body(1)[:52] + tlv(3, b"\0\0\0\x4e") + flow_body(1)[60:]
     put(own, 1)
-    own.apply([(UPDATE, flow_key(1), body, ONE, MASK)], 1.0)
+    own.apply([(UPDATE, flow_key(1), body, ONE, MASK | 1 << CTA_HELP)], 1.0)
     assert list(own.lookups) == [flow_key(1)]
 
 
