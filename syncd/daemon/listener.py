@@ -21,6 +21,7 @@ _LOG = logging.getLogger("syncd.kernel")
 _DRAIN_LIMIT = 8192  # messages of one visit, some 20 ms
 _MANY = 64  # messages of one visit that ask for a longer rest
 _BEHIND_LIMIT = 16  # full visits in a row before peers are told: changes merge
+_CATCH_UP_LIMIT = 3  # dumps that a commit waits for
 _RETRY_S = 1.0  # after a dump that failed
 
 
@@ -46,6 +47,7 @@ class Listener:
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._behind = 0
+        self._lossy = False  # were events lost since the last dump began?
 
     def start(self) -> None:
         """Begin to listen; the first visit also starts the first dump."""
@@ -67,6 +69,7 @@ class Listener:
         self._look_up()
         lost = self._events.check_losses()
         if lost:
+            self._lossy = True
             self._engine.own.flows.disturbed = None
             self._engine.dump_wanted = True
             _LOG.warning(
@@ -128,6 +131,7 @@ class Listener:
             # What is queued is older than the dump; only what comes later may count
             # for newer (see `OwnTable.fill`).
             await self._drain_all()
+            self._lossy = False
             engine.begin_dump(time.monotonic())
             complete = False
             try:
@@ -148,6 +152,14 @@ class Listener:
             self.resyncs += 1
             self._after()
             return gone
+
+    async def catch_up(self) -> None:
+        """Bring the own tables up to now: take what waits, heal what was lost."""
+        await self._drain_all()
+        for _ in range(_CATCH_UP_LIMIT):
+            if not self._lossy:
+                return
+            await self.read_kernel()
 
     async def _drain_all(self) -> None:
         while self.drain() == _DRAIN_LIMIT:  # noqa: ASYNC110 - not a wait

@@ -56,6 +56,7 @@ class Takeover:
         if self._adopting is not None:
             await self._adopting
         began = time.monotonic()
+        await self._listener.catch_up()
         flows, expectations = self._records(peers, held_back, began)
         own = self._engine.own.flows
         held: Mapping[bytes, bytes] = own.bodies
@@ -73,8 +74,9 @@ class Takeover:
         result.unchanged += len(flows) - len(wanted)
         seconds = time.monotonic() - began
         self._note(result, seconds)
-        if result.failures:
+        if result.failures:  # the dump will show what is there and what is not
             self._committed.forget()
+            wanted, expectations = [], []
         else:
             self._committed.note(wanted, began)
             own.disturbed = set()
@@ -103,7 +105,7 @@ class Takeover:
             taken: set[bytes] = set()
             for peer_claim, table in tables:
                 if peer_claim < claim:  # our own state is newer than that peer's
-                    taken |= ours.bodies.keys() - held_back.keys()
+                    taken |= ours.bodies.keys() - ours.held.keys()
                 ages = map(now.__sub__, map(table.told_s.__getitem__, table.bodies))
                 timed = zip(table.bodies, table.bodies.values(), ages, strict=True)
                 if taken:

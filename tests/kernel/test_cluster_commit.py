@@ -21,6 +21,7 @@ pytestmark = pytest.mark.kernel
 FLOWS, ROOM = 500, 200
 # What fills the table is of no interest to the daemons.
 IGNORED = '[filter]\naddresses = { ignore = ["127.0.0.0/8"] }\n'
+_LIMIT = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 _BATCH = 400
 
 
@@ -126,8 +127,12 @@ def test_a_full_table_is_one_clear_error_and_the_counts_are_right(
     assert last["failed"] > 0
     # A takeover says so too, and can be repeated once there is room.
     assert second.command("promote").returncode == 1
-    run_in(second.namespace, "conntrack", "-F")
-    answer = second.ask("promote")
+    limit = int(_LIMIT.read_text())
+    _LIMIT.write_text(str(limit + len(wanted)))  # for all namespaces, for a moment
+    try:
+        answer = second.ask("promote")
+    finally:
+        _LIMIT.write_text(str(limit))
     assert answer["ok"], answer
     assert answer["role"] == "primary"
     assert not reader.differences(wanted, _living(second), reader.as_committed)
