@@ -138,17 +138,12 @@ class Operations:
         async with self._turn:
             peers = self._named_peers(options)
             peers.sort(key=lambda peer: (-peer.claim, peer.name))
-            result, seconds = await self._takeover.commit(peers, {})
-            return self._commit_answer(result, seconds)
+            return self._commit_answer(await self._takeover.commit(peers))
 
-    def _commit_answer(self, result: Result, seconds: float) -> Answer:
+    def _commit_answer(self, result: Result) -> Answer:
+        """What status shows of this commit, and why it is not `ok`."""
         answer: Answer = {
-            "created": result.created,
-            "updated": result.updated,
-            "unchanged": result.unchanged,
-            "failed": result.failures,
-            "failed_by_reason": dict(result.failed),
-            "seconds": round(seconds, 6),
+            **(self.last_commit or {}),
             "ok": not result.failures and not result.error,
         }
         if result.error:
@@ -164,13 +159,7 @@ class Operations:
         async with self._turn:
             engine = self._engine
             peers = sources(engine.peers.values())
-            own = engine.own
-            held_back = {
-                key: table.bodies[key]
-                for table in (own.flows, own.expectations)
-                for key in table.held
-            }
-            result, seconds = await self._takeover.commit(peers, held_back)
+            result = await self._takeover.commit(peers, take_held=True)
             engine.promote(time.monotonic())
             for peer in peers:
                 if not result.failures:
@@ -178,7 +167,7 @@ class Operations:
             # The address may move now. The kernel is read anew (see `Takeover`) and the
             # peers are told in the background: a dead peer must not delay a takeover.
             self._node.pump()
-            return {"role": PRIMARY} | self._commit_answer(result, seconds)
+            return {"role": PRIMARY} | self._commit_answer(result)
 
     async def _demote(self, options: dict[str, object]) -> Answer:
         return await self._retire(self._engine.demote, options)

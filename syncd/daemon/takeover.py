@@ -45,18 +45,17 @@ class Takeover:
         self._committed = Committed()
         self._adopting: asyncio.Task[None] | None = None
 
-    async def commit(
-        self, peers: list[Peer], held_back: dict[bytes, bytes]
-    ) -> tuple[Result, float]:
+    async def commit(self, peers: list[Peer], *, take_held: bool = False) -> Result:
         """Commit these peers' tables; of one key the highest claim counts.
 
         `peers` are in that order. Their records that this kernel has of a higher claim
-        are left alone. `held_back` are own records whose end was held back.
+        are left alone. `take_held` adds the own records whose end is held back.
         """
         if self._adopting is not None:
             await self._adopting
         began = time.monotonic()
         await self._listener.catch_up()
+        held_back = self._held_back() if take_held else {}
         flows, expectations = self._records(peers, held_back, began)
         own = self._engine.own.flows
         held: Mapping[bytes, bytes] = own.bodies
@@ -72,8 +71,7 @@ class Takeover:
         await carry_out(plan, self._requests)
         result = plan.result
         result.unchanged += len(flows) - len(wanted)
-        seconds = time.monotonic() - began
-        self._note(result, seconds)
+        self._note(result, time.monotonic() - began)
         if result.failures:  # the dump will show what is there and what is not
             self._committed.forget()
             wanted, expectations = [], []
@@ -85,7 +83,16 @@ class Takeover:
             await adopting
         else:
             self._adopting = asyncio.create_task(adopting)
-        return result, seconds
+        return result
+
+    def _held_back(self) -> dict[bytes, bytes]:
+        """Own records that the kernel has forgotten but that have not ended."""
+        own = self._engine.own
+        return {
+            key: table.bodies[key]
+            for table in (own.flows, own.expectations)
+            for key in table.held
+        }
 
     def _records(
         self, peers: list[Peer], held_back: dict[bytes, bytes], now: float

@@ -64,7 +64,6 @@ class Agreement:
         self.probe_at = math.inf  # when somebody should have acknowledged
         self.probe_wait_s = settings.probe_interval_s
         self.unacknowledged_frames = 0
-        self.name_clashes = 0
         self.waiting: set[str] = set()  # peers that want a pass
         self.ended_elsewhere: list[bytes] = []  # our kernel's copies of ended flows
         self._pass_count = 0
@@ -83,7 +82,6 @@ class Agreement:
     def _own_name(self, frame: Frame, source: str) -> str | None:
         if frame.epoch == self.epoch:
             return None  # our own frame came back
-        self.name_clashes += 1
         self.say_once(
             "name",
             source,
@@ -121,8 +119,6 @@ class Agreement:
             peer.claim = hello.claim
             peer.was_primary = False
         peer.owner = hello.owner
-        peer.told_flows = hello.flows
-        peer.told_expectations = hello.expectations
         inbox.forget_below(hello.floor)
         if hello.reply:
             self.ack_at = now

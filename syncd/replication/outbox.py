@@ -172,11 +172,6 @@ class Outbox:
             self.running = None
         return through
 
-    def next_number(self) -> int:
-        """A number for a frame that carries no records."""
-        self.number += 1
-        return self.number
-
     def pack_marks(self, own: Own, marker: int = 0) -> bytes | None:
         """One frame of marked records, or None when nothing is marked.
 

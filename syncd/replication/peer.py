@@ -76,8 +76,6 @@ class Peer:
     heard_at: float = 0.0
     progress_at: float = 0.0  # when it last acknowledged a frame that was new to it
     highest_acked: int = 0
-    told_flows: int = 0  # how many it said that it has
-    told_expectations: int = 0
     role: str = "backup"
     claim: int = 0
     was_primary: bool = False  # in a life before, and it does not know of it yet
