@@ -25,7 +25,7 @@ from syncd.kernel import host
 from syncd.kernel.events import EventSocket
 from syncd.kernel.requests import RequestSocket
 from syncd.link.bundle import LinkBundle
-from syncd.link.udp import Batch
+from syncd.link.udp import Batch, LinkState
 from syncd.replication.agreement import Settings
 from syncd.replication.engine import ReplicationEngine
 
@@ -138,7 +138,6 @@ class Node:
                     bundle.interface_changed(
                         name, found.index, found.mtu, found.addresses
                     )
-                self.engine.outbox.frame_bytes = self.bundle.frame_bytes
                 self.pump()
 
     def _watch_ended(self, watch: asyncio.Task[None]) -> None:
@@ -148,7 +147,7 @@ class Node:
     def _received(self, link: int, batch: Batch) -> None:
         now = time.monotonic()
         for datagram, source in batch:
-            reason = self.engine.receive(datagram, source, now)
+            reason = self.engine.receive(datagram, link, source, now)
             if reason is not None:
                 rejected = self.rejected[link]
                 rejected[reason] = rejected.get(reason, 0) + 1
@@ -162,6 +161,7 @@ class Node:
             self._timer.cancel()
             self._timer = None
         now = time.monotonic()
+        self._tell_links()
         self.engine.tick(now)
         if self.engine.agreement.ended_elsewhere:
             self.operations.delete_ended()
@@ -173,6 +173,12 @@ class Node:
             return
         self._rest(now)
 
+    def _tell_links(self) -> None:
+        """Facts about the links; a link also changes by itself."""
+        for place, link in enumerate(self.bundle.links):
+            usable = link.state is LinkState.ACTIVE
+            self.engine.link_changed(place, usable=usable, frame_bytes=link.frame_bytes)
+
     def _follow(self, now: float) -> None:
         """After input: pump if something is due, else see that the timer is early."""
         deadline = self.engine.deadline()
@@ -183,7 +189,7 @@ class Node:
         elif self._timer is None or self._timer.when() > deadline:
             self._rest(now)
 
-    async def _send(self, datagrams: list[bytes]) -> None:
+    async def _send(self, datagrams: list[tuple[int, bytes]]) -> None:
         try:
             await self.bundle.send(datagrams)
         finally:

@@ -1,13 +1,13 @@
 """Several links as one, in order of preference.
 
-In: the configured links, facts about interfaces, datagrams to send. Out: the datagrams
-of all links. The rule: send over the first active link, receive over all of them; a
-datagram that the first link does not take is not sent over the next one, since the
-replication marks its flows again anyway.
+In: the configured links, facts about interfaces, datagrams to send, each for the place
+of a link in the list. Out: the datagrams of all links, each with its place. The rule: a
+datagram that its link does not take is not sent over another one, since the replication
+marks its flows again anyway.
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
 from syncd.config import LinkConfig
@@ -57,11 +57,13 @@ class LinkBundle:
                 link.interface_changed(index, mtu, addresses)
         self._note_switch()
 
-    async def send(self, datagrams: Sequence[bytes]) -> int:
-        """Send over the first active link, return how many left."""
+    async def send(self, datagrams: Iterable[tuple[int, bytes]]) -> int:
+        """Send each over the link at its place, return how many left."""
         self._note_switch()
-        sender = self.sender
-        return 0 if sender is None else await sender.send(datagrams)
+        shares: dict[int, list[bytes]] = {}
+        for place, datagram in datagrams:
+            shares.setdefault(place, []).append(datagram)
+        return sum([await self.links[at].send(share) for at, share in shares.items()])
 
     def status(self) -> list[LinkStatus]:
         return [link.status() for link in self.links]

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from syncd.flows.masquerade import dies_with_address
 from syncd.flows.own import Own
 from syncd.replication.comparison import Comparison
-from syncd.replication.frame import Ack, Coder, Data, Frame, Hello, Service
+from syncd.replication.frame import Coder, Data, Frame, Numbered, envelope_bytes
+from syncd.replication.hello import Ack, Hello, Service
 from syncd.replication.inbox import SATISFIED
 from syncd.replication.outbox import Outbox
 from syncd.replication.peer import Peer, PeerEvent, PeerState
@@ -56,7 +57,9 @@ class Agreement:
         self.comparison = Comparison()
         self.coder = Coder()
         self.outbox = Outbox(
-            node, epoch, self.coder, settings.window_frames, settings.frame_bytes
+            self.coder,
+            settings.window_frames,
+            settings.frame_bytes - envelope_bytes(node),
         )
         self.role_given = False  # by a command, in this life
         self.hello_at = now  # when the next HELLO is due
@@ -387,8 +390,8 @@ class Agreement:
             if name not in self.waiting
         )
 
-    def hellos(self, reply: bool) -> list[bytes]:
-        """HELLO as one datagram, or as several if the MTU asks for it."""
+    def hellos(self, reply: bool) -> list[Numbered]:
+        """HELLO as one frame, or as several if the MTU asks for it."""
         hello = Hello(
             role=self.roles.role,
             claim=self.roles.claim,
@@ -403,7 +406,7 @@ class Agreement:
         known = [p for p in self.peers.values() if p.inbox.epoch or p.candidate]
         return self._hellos_about(hello, known)
 
-    def _hellos_about(self, hello: Hello, peers: list[Peer]) -> list[bytes]:
+    def _hellos_about(self, hello: Hello, peers: list[Peer]) -> list[Numbered]:
         full = replace(
             hello,
             acks=tuple(_ack(peer) for peer in peers if peer.inbox.epoch)
@@ -420,14 +423,14 @@ class Agreement:
             ),
         )
         number = self.outbox.number + 1
-        datagram = self.coder.pack_hello(self.node, self.epoch, number, full)
-        if len(datagram) > self.outbox.frame_bytes and len(peers) > 1:
+        payload = self.coder.pack_hello(full)
+        if len(payload) > self.outbox.payload_bytes and len(peers) > 1:
             half = len(peers) // 2
             return self._hellos_about(hello, peers[:half]) + self._hellos_about(
                 hello, peers[half:]
             )
         self.outbox.number = number
-        return [datagram]
+        return [(number, payload)]
 
     def take_messages(self) -> list[tuple[str, str]]:
         """Log lines since the last call: (level, text)."""

@@ -14,7 +14,7 @@ from syncd.replication.digest import (
     UNCLEAN,
     Digest,
 )
-from syncd.replication.frame import Ack, Hello
+from syncd.replication.hello import Ack, Hello
 from syncd.replication.inbox import SATISFIED
 from syncd.replication.peer import Peer
 

@@ -17,6 +17,7 @@ from syncd.flows.filter import RecordFilter
 from syncd.flows.own import Own
 from syncd.flows.record import END, EXP_END, Record, RecordReader
 from syncd.replication.agreement import Agreement, Settings
+from syncd.replication.frame import Numbered, envelope_bytes
 from syncd.replication.peer import Peer, PeerEvent, PeerState
 from syncd.replication.roles import BACKUP, FAULT, PRIMARY, Roles
 
@@ -46,6 +47,7 @@ class ReplicationEngine:
         self.comparison = self.agreement.comparison
         self.dump_wanted = True
         self.kernel_read = False  # was the kernel's table read once in full?
+        self._links: dict[int, tuple[bool, int]] = {0: (True, settings.frame_bytes)}
         self._filter = record_filter
         self._started_at = now
         self._now = now
@@ -136,8 +138,26 @@ class ReplicationEngine:
 
     # The peers' side
 
-    def receive(self, datagram: bytes, source: str, now: float) -> str | None:
-        """Take one datagram; the reason for which it was refused, or None."""
+    def link_changed(self, place: int, *, usable: bool, frame_bytes: int) -> None:
+        """The fact about the link at this place, and what a datagram of it holds."""
+        if self._links.get(place) == (usable, frame_bytes):
+            return
+        self._links[place] = (usable, frame_bytes)
+        links = self._links.values()
+        sizes = [size for ready, size in links if ready] or [size for _, size in links]
+        self.outbox.payload_bytes = min(sizes) - envelope_bytes(self.node)
+
+    def receive(
+        self,
+        datagram: bytes,
+        place: int,  # noqa: ARG002 - plain frames are the same on every link
+        source: str,
+        now: float,
+    ) -> str | None:
+        """Take one datagram; the reason for which it was refused, or None.
+
+        `place` is that of the link that it came over.
+        """
         self._now = now
         try:
             frame = self.agreement.coder.unpack(datagram)
@@ -149,15 +169,33 @@ class ReplicationEngine:
 
     # What leaves
 
-    def send(self, now: float) -> list[bytes]:
-        """The datagrams that are due; what does not fit the burst is due at once."""
+    def send(self, now: float) -> list[tuple[int, bytes]]:
+        """The datagrams that are due, each with the place of its link.
+
+        What does not fit the burst is due at once.
+        """
         self._now = now
+        place = self._place()
+        if place is None:
+            return []
+        wrap, node, epoch = self.agreement.coder.wrap, self.node, self.epoch
+        return [
+            (place, wrap(node, epoch, number, payload))
+            for number, payload in self._frames(now)
+        ]
+
+    def _place(self) -> int | None:
+        """The most preferred link that is usable."""
+        return min((at for at, link in self._links.items() if link[0]), default=None)
+
+    def _frames(self, now: float) -> list[Numbered]:
+        """The frames that are due."""
         agreement, outbox = self.agreement, self.outbox
-        datagrams: list[bytes] = []
+        frames: list[Numbered] = []
         if outbox.acked:
             if self._pass_due():
                 agreement.begin_pass()
-            self._send_data(datagrams, now)
+            self._send_data(frames, now)
             if outbox.advance_pass(self.own):
                 agreement.hello_at = now
         else:  # whoever comes will be told everything
@@ -165,11 +203,11 @@ class ReplicationEngine:
             self.own.expectations.marks.clear()
         probe = self._probe_due(now)
         if probe or now >= agreement.hello_at or now >= agreement.ack_at:
-            datagrams += agreement.hellos(probe or not outbox.acked)
+            frames += agreement.hellos(probe or not outbox.acked)
             agreement.hello_at = now + self.settings.hello_interval_s
             agreement.ack_at = math.inf
             agreement.unacknowledged_frames = 0
-        return datagrams
+        return frames
 
     def _probe_due(self, now: float) -> bool:
         """Has nobody acknowledged for too long? The last frames may be lost."""
@@ -186,18 +224,18 @@ class ReplicationEngine:
             return True
         return False
 
-    def _send_data(self, datagrams: list[bytes], now: float) -> None:
+    def _send_data(self, frames: list[Numbered], now: float) -> None:
         """Marks first; a running pass has every fourth frame for itself."""
         outbox, own = self.outbox, self.own
         limit = self.settings.burst_frames
-        while outbox.window_open and len(datagrams) < limit:
-            datagram = None
-            if outbox.running is not None and len(datagrams) % 4 == 0:
-                datagram = outbox.pack_pass(own)
-            datagram = datagram or outbox.pack_marks(own) or outbox.pack_pass(own)
-            if datagram is None:
+        while outbox.window_open and len(frames) < limit:
+            frame = None
+            if outbox.running is not None and len(frames) % 4 == 0:
+                frame = outbox.pack_pass(own)
+            frame = frame or outbox.pack_marks(own) or outbox.pack_pass(own)
+            if frame is None:
                 break
-            datagrams.append(datagram)
+            frames.append(frame)
         if (
             self.comparison.due(now)
             and outbox.window_open
@@ -205,10 +243,10 @@ class ReplicationEngine:
             and not own.flows.marks
             and not own.expectations.marks
         ):
-            datagram = outbox.pack_marks(own, self.comparison.marker + 1)
-            if datagram is not None:
+            frame = outbox.pack_marks(own, self.comparison.marker + 1)
+            if frame is not None:
                 self.comparison.take_snapshot(own)
-                datagrams.append(datagram)
+                frames.append(frame)
 
     # Time
 

@@ -25,7 +25,6 @@ later minor version adds them there.
 """
 
 import struct
-import sys
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -33,9 +32,8 @@ import msgpack
 import zstandard
 
 from syncd.errors import FrameError
+from syncd.replication.hello import MAJOR, Hello, hello_fields, is_counter, read_hello
 
-MAJOR = 1
-MINOR = 0
 HELLO = 0
 DATA = 1
 
@@ -48,6 +46,7 @@ _LEVEL = -1  # 5 % larger than level 1, for two thirds of its time
 _WORTH_COMPRESSING = 96  # shorter payloads gain nothing
 
 Flat = list[bytes]
+Numbered = tuple[int, bytes]  # number and payload of a frame that shall leave
 
 
 @dataclass(slots=True)
@@ -64,66 +63,13 @@ class Data:
 
 
 @dataclass(frozen=True, slots=True)
-class Ack:
-    """What one node has of another one's frames.
+class Envelope:
+    """One datagram, its payload not looked into."""
 
-    `lost` are pairs (first, last) of numbers that will not be waited for. `wants` is
-    -1 when in step, else the number of a pass: any later one is wanted; it is said of
-    service `service` (see `Service`). `claim` is the highest claim that node ever
-    told, `primary` whether it last said to be primary. `marker` and `verdict` are the
-    result of the latest comparison (see `digest.py`).
-    """
-
-    node: str
-    epoch: int
-    highest: int
-    lost: tuple[tuple[int, int], ...] = ()
-    wants: int = 0
-    service: int = 0
-    claim: int = 0
-    primary: bool = False
-    marker: int = 0
-    verdict: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """The sender serves that node: it waits for its acknowledgements.
-
-    `number` is new each time the service begins: what came before may have been
-    missed, so everything is wanted again. `told` is the last pass that the node was
-    told in full, 0 = none.
-    """
-
-    node: str
+    sender: str
     epoch: int
     number: int
-    told: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Hello:
-    """Heartbeat, acknowledgement and control of one node; see `Engine`.
-
-    `services` are the nodes that the sender serves. `digest` is (marker, flows,
-    expectations, value) of the own tables. `compare` counts the comparisons that this
-    node asked for.
-    """
-
-    version: tuple[int, int] = (MAJOR, MINOR)
-    order: str = sys.byteorder
-    capabilities: tuple[str, ...] = ("zstd",)
-    role: str = "backup"
-    claim: int = 0
-    owner: bool = False
-    floor: int = 0
-    reply: bool = False
-    flows: int = 0
-    expectations: int = 0
-    acks: tuple[Ack, ...] = ()
-    services: tuple[Service, ...] = ()
-    digest: tuple[int, int, int, int] = (0, 0, 0, 0)
-    compare: int = 0
+    payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +80,12 @@ class Frame:
     epoch: int
     number: int
     content: Hello | Data
+
+
+def envelope_bytes(sender: str) -> int:
+    """What an envelope adds to a payload, at most."""
+    largest = (1 << 63) - 1
+    return len(cast(bytes, msgpack.packb((MAJOR, sender, largest, largest, b"")))) + 1
 
 
 class Coder:
@@ -152,12 +104,9 @@ class Coder:
         self._unzip = zstandard.ZstdDecompressor(dict_data=words)
         self._packb = msgpack.Packer(autoreset=True).pack
 
-    def pack_data(self, sender: str, epoch: int, number: int, data: Data) -> bytes:
-        """One DATA frame as a datagram; the caller looks at its length."""
+    def pack_data(self, data: Data) -> bytes:
+        """The payload of one DATA frame; the caller looks at its length."""
         return self._pack(
-            sender,
-            epoch,
-            number,
             (
                 DATA,
                 data.floor,
@@ -167,54 +116,35 @@ class Coder:
                 data.expectations,
                 data.expectation_ends,
                 data.marker,
-            ),
+            )
         )
 
-    def pack_hello(self, sender: str, epoch: int, number: int, hello: Hello) -> bytes:
-        """One HELLO frame as a datagram."""
-        acks = [
-            (
-                ack.node,
-                ack.epoch,
-                ack.highest,
-                _ranges_to_gaps(ack.highest, ack.lost),
-                ack.wants,
-                ack.service,
-                ack.claim,
-                int(ack.primary),
-                ack.marker,
-                ack.verdict,
-            )
-            for ack in hello.acks
-        ]
-        fields = {
-            "version": hello.version,
-            "order": hello.order,
-            "capabilities": hello.capabilities,
-            "role": hello.role,
-            "claim": hello.claim,
-            "owner": hello.owner,
-            "floor": hello.floor,
-            "reply": hello.reply,
-            "flows": hello.flows,
-            "expectations": hello.expectations,
-            "acks": acks,
-            "services": [(s.node, s.epoch, s.number, s.told) for s in hello.services],
-            "digest": hello.digest,
-            "compare": hello.compare,
-        }
-        return self._pack(sender, epoch, number, (HELLO, fields))
+    def pack_hello(self, hello: Hello) -> bytes:
+        """The payload of one HELLO frame."""
+        return self._pack((HELLO, hello_fields(hello)))
 
-    def _pack(self, sender: str, epoch: int, number: int, content: object) -> bytes:
+    def _pack(self, content: object) -> bytes:
         payload = self._packb(content)
         if len(payload) > _WORTH_COMPRESSING:
-            payload = _ZSTD + self._zip.compress(payload)
-        else:
-            payload = _PLAIN + payload
+            return _ZSTD + self._zip.compress(payload)
+        return _PLAIN + cast(bytes, payload)
+
+    def wrap(self, sender: str, epoch: int, number: int, payload: bytes) -> bytes:
+        """A payload in its envelope: one datagram."""
         return cast(bytes, self._packb((MAJOR, sender, epoch, number, payload)))
 
     def unpack(self, datagram: bytes) -> Frame:
-        """One datagram as a frame; FrameError(version | malformed)."""
+        """One plain datagram as a frame; FrameError(version | malformed)."""
+        envelope = self.unwrap(datagram)
+        return Frame(
+            envelope.sender,
+            envelope.epoch,
+            envelope.number,
+            self.content(envelope.payload),
+        )
+
+    def unwrap(self, datagram: bytes) -> Envelope:
+        """What stands around a payload; FrameError(version | malformed)."""
         envelope = _unpackb(datagram, 1 << 16)
         if type(envelope) is not list or not envelope:
             raise FrameError("malformed", "a datagram that is no frame of syncd")
@@ -233,14 +163,15 @@ class Coder:
             type(sender) is not str
             or not 0 < len(sender) <= NAME_LIMIT
             or not sender.isprintable()
-            or not _is_counter(epoch)
-            or not _is_counter(number)
+            or not is_counter(epoch)
+            or not is_counter(number)
             or type(payload) is not bytes
         ):
             raise FrameError("malformed", "a frame with a field of a wrong kind")
-        return Frame(sender, epoch, number, self._content(payload))
+        return Envelope(sender, epoch, number, payload)
 
-    def _content(self, payload: bytes) -> Hello | Data:
+    def content(self, payload: bytes) -> Hello | Data:
+        """What a payload says; FrameError(malformed)."""
         if payload[:1] == _ZSTD:
             payload = self._decompress(payload[1:])
         elif payload[:1] == _PLAIN:
@@ -253,7 +184,7 @@ class Coder:
         if content[0] == DATA:
             return _data(content)
         if content[0] == HELLO and len(content) > 1 and type(content[1]) is dict:
-            return _hello(content[1])
+            return read_hello(content[1])
         raise FrameError("malformed", "a payload of an unknown kind")
 
     def _decompress(self, packed: bytes) -> bytes:
@@ -288,10 +219,6 @@ def _unpackb(packed: bytes, limit: int) -> object:
         raise FrameError("malformed", f"not msgpack: {error}"[:120]) from error
 
 
-def _is_counter(value: object) -> bool:
-    return type(value) is int and 0 <= value < 1 << 63
-
-
 def _is_records(items: object, group: int) -> bool:
     """A list of bytes of fair length, in groups of `group` (1 or 2)."""
     if type(items) is not list:
@@ -309,9 +236,9 @@ def _data(content: list[object]) -> Data:
         raise FrameError("malformed", "a DATA frame that ends early")
     _, floor, resync, flows, ends, expectations, expectation_ends, marker = content[:8]
     if not (
-        _is_counter(floor)
-        and _is_counter(resync)
-        and _is_counter(marker)
+        is_counter(floor)
+        and is_counter(resync)
+        and is_counter(marker)
         and _is_records(flows, 2)
         and _is_records(ends, 1)
         and _is_records(expectations, 2)
@@ -327,115 +254,6 @@ def _data(content: list[object]) -> Data:
         cast(Flat, expectation_ends),
         cast(int, marker),
     )
-
-
-def _hello(fields: dict[object, object]) -> Hello:
-    """A HELLO from its map; a missing field has its default."""
-    known = Hello()
-    version = _counters(fields.get("version", known.version), 2, "version")
-    words = fields.get("capabilities", ())
-    if type(words) is not list or any(type(word) is not str for word in words):
-        words = []
-    acks = fields.get("acks", [])
-    services = fields.get("services", [])
-    if type(acks) is not list or type(services) is not list:
-        raise FrameError("malformed", "a HELLO with a field of a wrong kind")
-    digest = _counters(fields.get("digest", known.digest), 4, "digest")
-    return Hello(
-        version=(version[0], version[1]),
-        order=_text(fields, "order", known.order),
-        capabilities=tuple(cast("list[str]", words)),
-        role=_text(fields, "role", known.role),
-        claim=_number(fields, "claim"),
-        owner=fields.get("owner") is True,
-        floor=_number(fields, "floor"),
-        reply=fields.get("reply") is True,
-        flows=_number(fields, "flows"),
-        expectations=_number(fields, "expectations"),
-        acks=tuple(_ack(ack) for ack in acks),
-        services=tuple(_service(entry) for entry in services),
-        digest=(digest[0], digest[1], digest[2], digest[3]),
-        compare=_number(fields, "compare"),
-    )
-
-
-def _text(fields: dict[object, object], name: str, default: str) -> str:
-    value = fields.get(name, default)
-    if type(value) is not str or not value.isprintable():
-        raise FrameError("malformed", f"a HELLO whose {name} is no text")
-    return value
-
-
-def _number(fields: dict[object, object], name: str) -> int:
-    value = fields.get(name, 0)
-    if not _is_counter(value):
-        raise FrameError("malformed", f"a HELLO whose {name} is no number")
-    return cast(int, value)
-
-
-def _counters(value: object, length: int, name: str) -> list[int]:
-    """A sequence of at least `length` unsigned numbers below 2**64."""
-    if not isinstance(value, list | tuple) or len(value) < length:
-        raise FrameError("malformed", f"a HELLO whose {name} is no list of numbers")
-    if any(type(item) is not int or not 0 <= item < 1 << 64 for item in value):
-        raise FrameError("malformed", f"a HELLO whose {name} is no list of numbers")
-    return cast("list[int]", list(value[:length]))
-
-
-def _service(entry: object) -> Service:
-    if type(entry) is not list or len(entry) < 4 or type(entry[0]) is not str:
-        raise FrameError("malformed", "a HELLO with a broken service")
-    epoch, number, told = _counters(entry[1:4], 3, "service")
-    return Service(entry[0], epoch, number, told)
-
-
-def _ack(entry: object) -> Ack:
-    if type(entry) is not list or len(entry) < 10 or type(entry[0]) is not str:
-        raise FrameError("malformed", "a HELLO with a broken acknowledgement")
-    wants = entry[4]
-    if type(wants) is not int or not -1 <= wants < 1 << 63:
-        raise FrameError("malformed", "a HELLO with a broken acknowledgement")
-    epoch, highest = _counters(entry[1:3], 2, "acknowledgement")
-    gaps = entry[3]
-    if type(gaps) is not list or len(gaps) % 2 or len(gaps) > 4096:
-        raise FrameError("malformed", "a HELLO with a broken acknowledgement")
-    rest = _counters(entry[5:10], 5, "acknowledgement")
-    service, claim, primary, marker, verdict = rest
-    lost = _gaps_to_ranges(highest, _counters(gaps, len(gaps), "acknowledgement"))
-    return Ack(
-        entry[0],
-        epoch,
-        highest,
-        lost,
-        wants,
-        service,
-        claim,
-        primary == 1,
-        marker,
-        verdict,
-    )
-
-
-def _ranges_to_gaps(highest: int, lost: tuple[tuple[int, int], ...]) -> list[int]:
-    """Ranges as small numbers: back from `highest` to last, back to first, ..."""
-    gaps: list[int] = []
-    at = highest
-    for first, last in reversed(lost):
-        gaps += (at - last, last - first)
-        at = first
-    return gaps
-
-
-def _gaps_to_ranges(highest: int, gaps: list[int]) -> tuple[tuple[int, int], ...]:
-    ranges: list[tuple[int, int]] = []
-    at = highest
-    for back, length in zip(gaps[::2], gaps[1::2], strict=True):
-        last = at - back
-        at = last - length
-        if at < 0:
-            raise FrameError("malformed", "a HELLO with a broken acknowledgement")
-        ranges.append((at, last))
-    return tuple(reversed(ranges))
 
 
 def _dictionary() -> bytes:

@@ -17,7 +17,7 @@ from itertools import islice
 from syncd.errors import FrameError
 from syncd.flows.own import Own
 from syncd.flows.table import KNOWN_TO_PEERS, OwnTable
-from syncd.replication.frame import Coder, Data
+from syncd.replication.frame import Coder, Data, Numbered
 
 _SAFE_SHARE = 0.93  # of a frame that we dare to fill by estimate
 _RECORDS_LIMIT = 512  # of one frame
@@ -50,26 +50,20 @@ class Outbox:
 
     __slots__ = (
         "_coder",
-        "_epoch",
         "_flow_bytes",
-        "_node",
         "_service_count",
         "acked",
         "completed",
-        "frame_bytes",
         "number",
         "oversized",
+        "payload_bytes",
         "running",
         "services",
         "unacked",
         "window_frames",
     )
 
-    def __init__(
-        self, node: str, epoch: int, coder: Coder, window_frames: int, frame_bytes: int
-    ) -> None:
-        self._node = node
-        self._epoch = epoch
+    def __init__(self, coder: Coder, window_frames: int, payload_bytes: int) -> None:
         self._coder = coder
         self._flow_bytes = 48.0  # of one record in a frame, learned
         self._service_count = 0
@@ -80,7 +74,7 @@ class Outbox:
         self.running: Pass | None = None
         self.completed: dict[str, int] = {}  # peer -> pass that it was told in full
         self.window_frames = window_frames
-        self.frame_bytes = frame_bytes
+        self.payload_bytes = payload_bytes
         self.oversized = 0  # records that no frame can carry
 
     def join(self, peer: str) -> None:
@@ -172,7 +166,7 @@ class Outbox:
             self.running = None
         return through
 
-    def pack_marks(self, own: Own, marker: int = 0) -> bytes | None:
+    def pack_marks(self, own: Own, marker: int = 0) -> Numbered | None:
         """One frame of marked records, or None when nothing is marked.
 
         With a `marker` a frame leaves even when it carries nothing.
@@ -184,8 +178,8 @@ class Outbox:
         while True:
             flow_keys = list(islice(flows.marks, count))
             keys = list(islice(expectations.marks, max(count - len(flow_keys), 0)))
-            datagram = self._pack(own, flow_keys, keys, marker)
-            if datagram is not None:
+            frame = self._pack(own, flow_keys, keys, marker)
+            if frame is not None:
                 break
             if len(flow_keys) + len(keys) == 1:
                 self._give_up(flows if flow_keys else expectations)
@@ -193,9 +187,9 @@ class Outbox:
             count = max((len(flow_keys) + len(keys)) * 3 // 4, 1)
         _unmark_first(flows, flow_keys)
         _unmark_first(expectations, keys)
-        return datagram
+        return frame
 
-    def pack_pass(self, own: Own) -> bytes | None:
+    def pack_pass(self, own: Own) -> Numbered | None:
         """One frame of the running pass, or None when it is at its end."""
         running = self.running
         if running is None or running.at_end:
@@ -206,8 +200,8 @@ class Outbox:
             flow_keys = running.flows[-count:][::-1]
             room = count - len(flow_keys)
             keys = running.expectations[-room:][::-1] if room else []
-            datagram = self._pack(own, flow_keys, keys, 0)
-            if datagram is not None:
+            frame = self._pack(own, flow_keys, keys, 0)
+            if frame is not None:
                 break
             if len(flow_keys) + len(keys) == 1:
                 self.oversized += 1
@@ -221,10 +215,10 @@ class Outbox:
             own.flows.marks.pop(key, None)
         for key in keys:
             own.expectations.marks.pop(key, None)
-        return datagram if datagram is not None else self.pack_pass(own)
+        return frame if frame is not None else self.pack_pass(own)
 
     def _estimate(self) -> int:
-        room = (self.frame_bytes - 40) * _SAFE_SHARE
+        room = self.payload_bytes * _SAFE_SHARE
         return min(max(int(room / self._flow_bytes), 1), _RECORDS_LIMIT)
 
     def _give_up(self, table: OwnTable) -> None:
@@ -238,7 +232,7 @@ class Outbox:
         flow_keys: Sequence[bytes],
         expectation_keys: Sequence[bytes],
         marker: int,
-    ) -> bytes | None:
+    ) -> Numbered | None:
         """Number and pack these keys' present state; None when it is too large."""
         data = Data(
             self.floor, self.running.number if self.running else 0, marker=marker
@@ -250,19 +244,19 @@ class Outbox:
             data.expectations,
             data.expectation_ends,
         )
-        datagram = self._coder.pack_data(self._node, self._epoch, self.number + 1, data)
+        payload = self._coder.pack_data(data)
         records = len(flow_keys) + len(expectation_keys)
-        if len(datagram) > self.frame_bytes:
+        if len(payload) > self.payload_bytes:
             if not records:
                 raise FrameError("malformed", "an empty frame larger than the MTU")
-            self._flow_bytes = min(len(datagram) / records, float(self.frame_bytes))
+            self._flow_bytes = min(len(payload) / records, float(self.payload_bytes))
             return None
         if records > 4:
-            share = (len(datagram) - 40) / records
+            share = len(payload) / records
             self._flow_bytes += (max(share, 8.0) - self._flow_bytes) / 8
         self.number += 1
         self.unacked[self.number] = (flow_keys, expectation_keys)
-        return datagram
+        return self.number, payload
 
 
 def _unmark_first(table: OwnTable, keys: Sequence[bytes]) -> None:

@@ -13,7 +13,8 @@ from syncd.errors import FrameError
 from syncd.flows.filter import RecordFilter
 from syncd.replication.agreement import Settings
 from syncd.replication.engine import ReplicationEngine
-from syncd.replication.frame import CONTENT_LIMIT, MAJOR, Coder
+from syncd.replication.frame import CONTENT_LIMIT, Coder
+from syncd.replication.hello import MAJOR
 
 REASONS = {"malformed", "version", "auth", "replay", "name", "peers"}
 SOURCE = "10.0.0.2"
@@ -47,10 +48,10 @@ def exchange() -> tuple[ReplicationEngine, list[bytes]]:
         now = beat * 0.05
         for node, other in ((left, right), (right, left)):
             node.tick(now)
-            for datagram in node.send(now):
+            for _, datagram in node.send(now):
                 if node is left:
                     said.append(datagram)
-                other.receive(datagram, SOURCE, now)
+                other.receive(datagram, 0, SOURCE, now)
     assert left.peers["fw02"].state.value == "in-step"
     return right, said
 
@@ -60,10 +61,10 @@ _, DATAGRAMS = exchange()
 
 def take(node: ReplicationEngine, datagram: bytes) -> str | None:
     """One datagram, and then a life that goes on."""
-    reason = node.receive(datagram, SOURCE, 10.0)
+    reason = node.receive(datagram, 0, SOURCE, 10.0)
     assert reason is None or reason in REASONS
     node.tick(10.0)
-    for answer in node.send(10.0):
+    for _, answer in node.send(10.0):
         assert len(answer) <= Settings().frame_bytes
     node.take_messages()
     return reason

@@ -319,23 +319,23 @@ async def test_a_bundle_sends_over_the_first_active_link_and_hears_all(
             )
 
     try:
-        assert await sending.send([b"nowhere"]) == 0
+        assert await sending.send([(0, b"nowhere")]) == 0
         for bundle, namespace in ((sending, near), (hearing, far)):
             tell(namespace, bundle, "eth1", 1)
             tell(namespace, bundle, "eth0", 0)
         assert sending.frame_bytes == 1400 - 28
-        assert await sending.send([b"first"]) == 1
+        assert await sending.send([(0, b"first")]) == 1
         await until(lambda: heard == [(b"first", "10.0.0.1")])
         sending.interface_changed("eth0", None, 0, [])
-        assert await sending.send([b"second"]) == 1
+        assert await sending.send([(1, b"second")]) == 1
         await until(lambda: heard[1:] == [(b"second", "10.1.0.1")])
         tell(near, sending, "eth0", 0)
-        assert await sending.send([b"third"]) == 1
+        assert await sending.send([(0, b"third")]) == 1
         await until(lambda: heard[2:] == [(b"third", "10.0.0.1")])
         assert [status.sent_frames for status in sending.status()] == [2, 1]
         sending.interface_changed("eth0", None, 0, [])
         sending.interface_changed("eth1", None, 0, [])
-        assert await sending.send([b"lost"]) == 0
+        assert await sending.send([(0, b"lost"), (1, b"lost")]) == 0
     finally:
         sending.close()
         hearing.close()

@@ -158,7 +158,7 @@ class SimulatedNode:
 
     def _receive(self, datagram: bytes, source: str) -> None:
         engine = self.running
-        refused = engine.receive(datagram, source, self._clock.now)
+        refused = engine.receive(datagram, 0, source, self._clock.now)
         if refused is not None and source != self.name:
             raise Violation(f"{self.name} refused a frame of {source}: {refused}")
         self._watch.peers(self)
@@ -304,7 +304,7 @@ class SimulatedNode:
                 held = -1
             if held != len(engine.own.flows.held):
                 self._watch.own(self)  # ends that were held back came true
-            for datagram in engine.send(now):
+            for _, datagram in engine.send(now):
                 if len(datagram) > self.settings.frame_bytes:
                     raise Violation(f"{self.name} sends {len(datagram)} bytes at once")
                 self._network.send(self.name, datagram)

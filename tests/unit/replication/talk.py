@@ -68,11 +68,11 @@ class Talk:
         """Everybody sends once, everybody hears it."""
         for name, engine in list(self.engines.items()):
             engine.tick(self.now)
-            for datagram in engine.send(self.now):
+            for _, datagram in engine.send(self.now):
                 assert len(datagram) <= self.settings.frame_bytes
                 for other, receiver in list(self.engines.items()):
                     if other != name and self.deliver(name, other, datagram):
-                        reason = receiver.receive(datagram, name, self.now)
+                        reason = receiver.receive(datagram, 0, name, self.now)
                         assert reason is None
 
     def run(self, seconds: float, step_s: float = 0.01) -> None:

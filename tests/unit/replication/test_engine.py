@@ -2,7 +2,8 @@
 
 import pytest
 from syncd.replication.agreement import Settings
-from syncd.replication.frame import Coder, Data, Hello
+from syncd.replication.frame import Coder, Data
+from syncd.replication.hello import Hello
 from syncd.replication.peer import PeerState
 
 from tests.unit.replication.talk import Talk, flow_key, put
@@ -56,12 +57,12 @@ def test_a_frame_that_comes_late_changes_nothing() -> None:
     talk.run(1)
     a, b = talk.engines["a"], talk.engines["b"]
     put(a.own, 1)
-    late = a.send(talk.now)
+    late = [datagram for _, datagram in a.send(talk.now)]
     a.own.flows.end(flow_key(1))
-    for datagram in a.send(talk.now):
-        b.receive(datagram, "a", talk.now)
+    for _, datagram in a.send(talk.now):
+        b.receive(datagram, 0, "a", talk.now)
     for datagram in late:
-        b.receive(datagram, "a", talk.now)
+        b.receive(datagram, 0, "a", talk.now)
     assert talk.copy("b", "a") == {}
     assert b.peers["a"].inbox.late_frames == len(late)
 
@@ -199,7 +200,7 @@ def test_a_restarted_primary_is_primary_again_unless_somebody_took_over() -> Non
         (b"\x01", "malformed"),
         (b"\xc1" * 2000, "malformed"),
         (bytes(65507), "malformed"),
-        (Coder().pack_data("x", 1, 1, Data())[:-1], "malformed"),
+        (Coder().wrap("x", 1, 1, Coder().pack_data(Data()))[:-1], "malformed"),
         (b"\x95\x02\xa1x\x01\x01\xc4\x00", "version"),
     ],
 )
@@ -209,8 +210,8 @@ def test_what_is_no_frame_is_refused_and_said_once(
     talk = Talk("a")
     engine = talk.engines["a"]
     engine.take_messages()
-    assert engine.receive(datagram, "10.0.0.9", talk.now) == reason
-    assert engine.receive(datagram, "10.0.0.9", talk.now) == reason
+    assert engine.receive(datagram, 0, "10.0.0.9", talk.now) == reason
+    assert engine.receive(datagram, 0, "10.0.0.9", talk.now) == reason
     messages = engine.take_messages()
     assert len(messages) == 1
     assert "10.0.0.9" in messages[0][1]
@@ -219,8 +220,8 @@ def test_what_is_no_frame_is_refused_and_said_once(
 def test_another_byte_order_is_refused_at_hello() -> None:
     talk = Talk("a")
     engine = talk.engines["a"]
-    hello = Coder().pack_hello("z", 5, 1, Hello(order="big"))
-    assert engine.receive(hello, "z", talk.now) == "version"
+    hello = Coder().wrap("z", 5, 1, Coder().pack_hello(Hello(order="big")))
+    assert engine.receive(hello, 0, "z", talk.now) == "version"
     assert engine.peers["z"].state is PeerState.REFUSED
     assert any("byte order" in text for _, text in engine.take_messages())
 
@@ -228,7 +229,8 @@ def test_another_byte_order_is_refused_at_hello() -> None:
 def test_a_second_node_of_our_name_is_refused_loudly() -> None:
     talk = Talk("a")
     engine = talk.engines["a"]
-    assert engine.receive(Coder().pack_hello("a", 999, 1, Hello()), "x", 1.0) == "name"
+    hello = Coder().wrap("a", 999, 1, Coder().pack_hello(Hello()))
+    assert engine.receive(hello, 0, "x", 1.0) == "name"
     assert any("calls itself a too" in text for _, text in engine.take_messages())
 
 
@@ -241,8 +243,8 @@ def test_frames_of_a_life_that_is_over_are_ignored() -> None:
     talk.run(1)
     assert talk.copy("b", "a") == {}
     put(old.own, 2)
-    for datagram in old.send(talk.now):
-        talk.engines["b"].receive(datagram, "a", talk.now)
+    for _, datagram in old.send(talk.now):
+        talk.engines["b"].receive(datagram, 0, "a", talk.now)
     assert talk.copy("b", "a") == {}
     assert talk.engines["b"].peers["a"].inbox.epoch == 90
 
@@ -272,3 +274,18 @@ def test_a_copy_of_a_flow_that_its_owner_ended_is_to_be_deleted() -> None:
     talk.run(0.2)
     assert talk.engines["b"].take_ended_elsewhere() == [flow_key(1)]
     assert talk.engines["a"].take_ended_elsewhere() == []
+
+
+def test_datagrams_leave_by_the_first_usable_link_and_fit_every_usable_one() -> None:
+    talk = Talk("a")
+    engine = talk.engines["a"]
+    engine.link_changed(0, usable=False, frame_bytes=1400)
+    engine.link_changed(1, usable=True, frame_bytes=600)
+    engine.link_changed(2, usable=True, frame_bytes=900)
+    assert [place for place, _ in engine.send(talk.now)] == [1]
+    assert engine.outbox.payload_bytes <= 600 - 20
+    engine.link_changed(1, usable=False, frame_bytes=600)
+    assert 600 < engine.outbox.payload_bytes < 900
+    assert [place for place, _ in engine.send(talk.now + 1)] == [2]
+    engine.link_changed(2, usable=False, frame_bytes=900)
+    assert engine.send(talk.now + 2) == []

@@ -7,13 +7,11 @@ from syncd.replication.frame import (
     CONTENT_LIMIT,
     HELLO,
     ITEM_LIMIT,
-    MAJOR,
-    Ack,
     Coder,
     Data,
-    Hello,
-    Service,
+    envelope_bytes,
 )
+from syncd.replication.hello import MAJOR, Ack, Hello, Service
 
 from tests.unit.replication.talk import flow_body, flow_key
 
@@ -24,7 +22,7 @@ def flat(count: int) -> list[bytes]:
 
 def test_data_comes_back_as_it_was_packed() -> None:
     data = Data(3, 2, flat(5), [flow_key(9)], [b"keykey", b"body"], [b"gone"], 7)
-    frame = Coder().unpack(Coder().pack_data("fw1", 11, 12, data))
+    frame = Coder().unpack(Coder().wrap("fw1", 11, 12, Coder().pack_data(data)))
     assert (frame.sender, frame.epoch, frame.number) == ("fw1", 11, 12)
     assert frame.content == data
 
@@ -44,12 +42,21 @@ def test_hello_comes_back_as_it_was_packed() -> None:
         digest=(1, 10, 2, (1 << 64) - 1),
         compare=8,
     )
-    assert Coder().unpack(Coder().pack_hello("fw1", 1, 1, hello)).content == hello
+    assert Coder().content(Coder().pack_hello(hello)) == hello
 
 
 def test_thirty_flows_take_less_than_thirty_bytes_each() -> None:
-    datagram = Coder().pack_data("fw1", 1 << 60, 1000, Data(flows=flat(30)))
+    payload = Coder().pack_data(Data(flows=flat(30)))
+    datagram = Coder().wrap("fw1", 1 << 60, 1000, payload)
     assert len(datagram) / 30 < 30
+
+
+@pytest.mark.parametrize("name", ["a", "fw1", "n" * 64, "\N{SNOWMAN}" * 64])
+def test_an_envelope_adds_no_more_than_it_says(name: str) -> None:
+    coder = Coder()
+    payload = coder.pack_data(Data(flows=flat(30)))
+    datagram = coder.wrap(name, (1 << 63) - 1, (1 << 63) - 1, payload)
+    assert len(datagram) - len(payload) <= envelope_bytes(name)
 
 
 def test_unknown_fields_behind_the_known_ones_are_skipped() -> None:

@@ -2,22 +2,22 @@
 
 from syncd.flows.own import Own
 from syncd.flows.table import KNOWN_TO_PEERS
-from syncd.replication.frame import Coder, Data
+from syncd.replication.frame import Coder, Data, Numbered
 from syncd.replication.outbox import Outbox
 
 from tests.unit.replication.talk import flow_key, put
 
 
-def made(*peers: str, window: int = 8, frame_bytes: int = 1400) -> tuple[Outbox, Own]:
-    outbox = Outbox("a", 1, Coder(), window, frame_bytes)
+def made(*peers: str, window: int = 8, payload_bytes: int = 1400) -> tuple[Outbox, Own]:
+    outbox = Outbox(Coder(), window, payload_bytes)
     for peer in peers:
         outbox.join(peer)
     return outbox, Own()
 
 
-def content(datagram: bytes | None) -> Data:
-    assert datagram is not None
-    data = Coder().unpack(datagram).content
+def content(frame: Numbered | None) -> Data:
+    assert frame is not None
+    data = Coder().content(frame[1])
     assert isinstance(data, Data)
     return data
 
@@ -30,12 +30,12 @@ def drained(outbox: Outbox, own: Own) -> int:
 
 
 def test_every_mark_leaves_once_and_no_frame_is_larger_than_allowed() -> None:
-    outbox, own = made("b", window=1000, frame_bytes=548)
+    outbox, own = made("b", window=1000, payload_bytes=548)
     put(own, *range(500))
     told: list[bytes] = []
-    while (datagram := outbox.pack_marks(own)) is not None:
-        assert len(datagram) <= 548
-        told += content(datagram).flows[::2]
+    while (frame := outbox.pack_marks(own)) is not None:
+        assert len(frame[1]) <= 548
+        told += content(frame).flows[::2]
     assert sorted(told) == sorted(own.flows.bodies)
     assert not own.flows.marks
 
@@ -93,9 +93,9 @@ def test_a_pass_tells_everything_and_is_complete_when_acknowledged() -> None:
     outbox.acknowledge("b", outbox.number, [], own)
     outbox.begin_pass(1, own, ["b"])
     told: list[bytes] = []
-    while (datagram := outbox.pack_pass(own)) is not None:
-        assert content(datagram).resync == 1
-        told += content(datagram).flows[::2]
+    while (frame := outbox.pack_pass(own)) is not None:
+        assert content(frame).resync == 1
+        told += content(frame).flows[::2]
     assert sorted(told) == sorted(own.flows.bodies)
     assert outbox.advance_pass(own) == []
     outbox.acknowledge("b", outbox.number, [], own)
@@ -139,7 +139,7 @@ def test_a_key_that_a_pass_told_has_an_end_that_is_told() -> None:
 
 
 def test_a_record_that_no_frame_can_carry_is_counted_and_passed_over() -> None:
-    outbox, own = made("b", frame_bytes=300)
+    outbox, own = made("b", payload_bytes=300)
     noise = b"".join(hash((n, "x")).to_bytes(8, "big", signed=True) for n in range(64))
     own.flows.put(flow_key(1), noise, b"", 1)
     put(own, 2)

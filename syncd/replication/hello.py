@@ -1,0 +1,227 @@
+"""What a HELLO says, and how its fields look on the wire.
+
+In: a `Hello`. Out: the map of a HELLO frame, and back. The rule of the room: a field
+that is missing has its default, one that is unknown is skipped, one of a wrong kind is
+a `FrameError`. Later minor versions only add fields.
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import cast
+
+from syncd.errors import FrameError
+
+MAJOR = 1
+MINOR = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """What one node has of another one's frames.
+
+    `lost` are pairs (first, last) of numbers that will not be waited for. `wants` is
+    -1 when in step, else the number of a pass: any later one is wanted; it is said of
+    service `service` (see `Service`). `claim` is the highest claim that node ever
+    told, `primary` whether it last said to be primary. `marker` and `verdict` are the
+    result of the latest comparison (see `digest.py`).
+    """
+
+    node: str
+    epoch: int
+    highest: int
+    lost: tuple[tuple[int, int], ...] = ()
+    wants: int = 0
+    service: int = 0
+    claim: int = 0
+    primary: bool = False
+    marker: int = 0
+    verdict: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The sender serves that node: it waits for its acknowledgements.
+
+    `number` is new each time the service begins: what came before may have been
+    missed, so everything is wanted again. `told` is the last pass that the node was
+    told in full, 0 = none.
+    """
+
+    node: str
+    epoch: int
+    number: int
+    told: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Heartbeat, acknowledgement and control of one node; see `Engine`.
+
+    `services` are the nodes that the sender serves. `digest` is (marker, flows,
+    expectations, value) of the own tables. `compare` counts the comparisons that this
+    node asked for.
+    """
+
+    version: tuple[int, int] = (MAJOR, MINOR)
+    order: str = sys.byteorder
+    capabilities: tuple[str, ...] = ("zstd",)
+    role: str = "backup"
+    claim: int = 0
+    owner: bool = False
+    floor: int = 0
+    reply: bool = False
+    flows: int = 0
+    expectations: int = 0
+    acks: tuple[Ack, ...] = ()
+    services: tuple[Service, ...] = ()
+    digest: tuple[int, int, int, int] = (0, 0, 0, 0)
+    compare: int = 0
+
+
+def hello_fields(hello: Hello) -> dict[str, object]:
+    """The map of a HELLO frame."""
+    acks = [
+        (
+            ack.node,
+            ack.epoch,
+            ack.highest,
+            _ranges_to_gaps(ack.highest, ack.lost),
+            ack.wants,
+            ack.service,
+            ack.claim,
+            int(ack.primary),
+            ack.marker,
+            ack.verdict,
+        )
+        for ack in hello.acks
+    ]
+    return {
+        "version": hello.version,
+        "order": hello.order,
+        "capabilities": hello.capabilities,
+        "role": hello.role,
+        "claim": hello.claim,
+        "owner": hello.owner,
+        "floor": hello.floor,
+        "reply": hello.reply,
+        "flows": hello.flows,
+        "expectations": hello.expectations,
+        "acks": acks,
+        "services": [(s.node, s.epoch, s.number, s.told) for s in hello.services],
+        "digest": hello.digest,
+        "compare": hello.compare,
+    }
+
+
+def is_counter(value: object) -> bool:
+    """An unsigned number that fits in 63 bits?"""
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def read_hello(fields: dict[object, object]) -> Hello:
+    """A HELLO from its map; a missing field has its default."""
+    known = Hello()
+    version = _counters(fields.get("version", known.version), 2, "version")
+    words = fields.get("capabilities", ())
+    if type(words) is not list or any(type(word) is not str for word in words):
+        words = []
+    acks = fields.get("acks", [])
+    services = fields.get("services", [])
+    if type(acks) is not list or type(services) is not list:
+        raise FrameError("malformed", "a HELLO with a field of a wrong kind")
+    digest = _counters(fields.get("digest", known.digest), 4, "digest")
+    return Hello(
+        version=(version[0], version[1]),
+        order=_text(fields, "order", known.order),
+        capabilities=tuple(cast("list[str]", words)),
+        role=_text(fields, "role", known.role),
+        claim=_number(fields, "claim"),
+        owner=fields.get("owner") is True,
+        floor=_number(fields, "floor"),
+        reply=fields.get("reply") is True,
+        flows=_number(fields, "flows"),
+        expectations=_number(fields, "expectations"),
+        acks=tuple(_ack(ack) for ack in acks),
+        services=tuple(_service(entry) for entry in services),
+        digest=(digest[0], digest[1], digest[2], digest[3]),
+        compare=_number(fields, "compare"),
+    )
+
+
+def _text(fields: dict[object, object], name: str, default: str) -> str:
+    value = fields.get(name, default)
+    if type(value) is not str or not value.isprintable():
+        raise FrameError("malformed", f"a HELLO whose {name} is no text")
+    return value
+
+
+def _number(fields: dict[object, object], name: str) -> int:
+    value = fields.get(name, 0)
+    if not is_counter(value):
+        raise FrameError("malformed", f"a HELLO whose {name} is no number")
+    return cast(int, value)
+
+
+def _counters(value: object, length: int, name: str) -> list[int]:
+    """A sequence of at least `length` unsigned numbers below 2**64."""
+    if not isinstance(value, list | tuple) or len(value) < length:
+        raise FrameError("malformed", f"a HELLO whose {name} is no list of numbers")
+    if any(type(item) is not int or not 0 <= item < 1 << 64 for item in value):
+        raise FrameError("malformed", f"a HELLO whose {name} is no list of numbers")
+    return cast("list[int]", list(value[:length]))
+
+
+def _service(entry: object) -> Service:
+    if type(entry) is not list or len(entry) < 4 or type(entry[0]) is not str:
+        raise FrameError("malformed", "a HELLO with a broken service")
+    epoch, number, told = _counters(entry[1:4], 3, "service")
+    return Service(entry[0], epoch, number, told)
+
+
+def _ack(entry: object) -> Ack:
+    if type(entry) is not list or len(entry) < 10 or type(entry[0]) is not str:
+        raise FrameError("malformed", "a HELLO with a broken acknowledgement")
+    wants = entry[4]
+    if type(wants) is not int or not -1 <= wants < 1 << 63:
+        raise FrameError("malformed", "a HELLO with a broken acknowledgement")
+    epoch, highest = _counters(entry[1:3], 2, "acknowledgement")
+    gaps = entry[3]
+    if type(gaps) is not list or len(gaps) % 2 or len(gaps) > 4096:
+        raise FrameError("malformed", "a HELLO with a broken acknowledgement")
+    rest = _counters(entry[5:10], 5, "acknowledgement")
+    service, claim, primary, marker, verdict = rest
+    lost = _gaps_to_ranges(highest, _counters(gaps, len(gaps), "acknowledgement"))
+    return Ack(
+        entry[0],
+        epoch,
+        highest,
+        lost,
+        wants,
+        service,
+        claim,
+        primary == 1,
+        marker,
+        verdict,
+    )
+
+
+def _ranges_to_gaps(highest: int, lost: tuple[tuple[int, int], ...]) -> list[int]:
+    """Ranges as small numbers: back from `highest` to last, back to first, ..."""
+    gaps: list[int] = []
+    at = highest
+    for first, last in reversed(lost):
+        gaps += (at - last, last - first)
+        at = first
+    return gaps
+
+
+def _gaps_to_ranges(highest: int, gaps: list[int]) -> tuple[tuple[int, int], ...]:
+    ranges: list[tuple[int, int]] = []
+    at = highest
+    for back, length in zip(gaps[::2], gaps[1::2], strict=True):
+        last = at - back
+        at = last - length
+        if at < 0:
+            raise FrameError("malformed", "a HELLO with a broken acknowledgement")
+        ranges.append((at, last))
+    return tuple(reversed(ranges))
