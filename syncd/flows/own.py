@@ -28,7 +28,7 @@ from syncd.flows.record import (
     with_zone,
     zone_of,
 )
-from syncd.flows.table import KNOWN_TO_PEERS, OwnTable
+from syncd.flows.table import OwnTable
 from syncd.flows.zones import ZonedKeys
 
 IPS_SEQ_ADJUST = 0x40  # include/uapi/linux/netfilter/nf_conntrack_common.h
@@ -58,7 +58,7 @@ class Own:
         """Take events and replies to GETs in the order in which they came."""
         flows = self.flows
         bodies, facts, held = flows.bodies, flows.facts, flows.held
-        mark = flows.marks.setdefault
+        marks = flows.marks
         later: list[Record] = []
         for record in records:
             kind, key, body, ident, mask = record
@@ -71,8 +71,9 @@ class Own:
                     if fact[1] & ~mask:
                         body, mask = merge(bodies[key], body)
                     facts[key] = (ident, mask)
+                if key not in marks:
+                    marks[key] = bodies[key]
                 bodies[key] = body
-                mark(key, KNOWN_TO_PEERS)
                 if held:
                     held.pop(key, None)
                 # STATUS stands behind REPLY; its lowest byte has SEQ_ADJUST.

@@ -2,25 +2,28 @@
 
 In: records that `record.py` has read (own table), or keys and bodies that a frame
 carried (a peer's table). Out: the newest body of every key, and for the own tables
-the change marks: which keys a peer has not been told about in their present state.
+the change marks: which keys a peer has not been told about in their present state, and
+what was told of each of them last.
 
 `own.py` joins this node's two tables; here each one is for itself.
 
 The rule of the room: a table holds state, not history. An end is an absent key with
-a change mark; a mark says "send whatever is there now". A key that nobody was told
-about (mark `NEW_TO_PEERS`) and that ends again leaves no trace.
+a change mark; a mark says "send whatever is there now". What was told of a key without
+a mark is its body. A key that nobody was told about (mark `NEW_TO_PEERS`) and that ends
+again leaves no trace.
 """
 
 import math
 from collections.abc import Iterable, Sequence
 from itertools import repeat
 
+from syncd.flows.digest import Digest
 from syncd.flows.masquerade import dies_with_address
 from syncd.flows.record import Record, without_timeout
 
-# The value of a change mark: has any peer ever been sent this key?
-NEW_TO_PEERS = True
-KNOWN_TO_PEERS = False
+# The value of a change mark: the body that was told last, or one of these.
+NEW_TO_PEERS = None  # no peer was ever sent this key
+ENDED_AT_PEERS = b""  # its end was told, and maybe not heard
 
 _ANY_ATTRIBUTE = (1 << 32) - 1  # no update has them all: the next one is merged
 
@@ -30,12 +33,14 @@ class Table:
 
     `bodies` maps key to body. `told_s` maps key to the whole second (of the local
     monotonic clock) at which the body came: a timeout is estimated from it. `stale`
-    holds, during a resync, the keys that have not been told again yet.
+    holds, during a resync, the keys that have not been told again yet. `digest` is over
+    the bodies; the tables of one owner share it.
     """
 
-    __slots__ = ("bodies", "stale", "told_s")
+    __slots__ = ("bodies", "digest", "stale", "told_s")
 
-    def __init__(self) -> None:
+    def __init__(self, digest: Digest | None = None) -> None:
+        self.digest = Digest() if digest is None else digest
         self.bodies: dict[bytes, bytes] = {}
         self.told_s: dict[bytes, int] = {}
         self.stale: set[bytes] = set()
@@ -46,17 +51,21 @@ class Table:
     def put(self, flat: Sequence[bytes], now: float) -> None:
         """Store `[key, body, key, body, ...]`."""
         keys = flat[::2]
-        self.bodies.update(zip(keys, flat[1::2], strict=True))
+        self.digest.store(self.bodies, flat)
         self.told_s.update(zip(keys, repeat(int(now))))
         if self.stale:
             self.stale.difference_update(keys)
 
     def drop(self, keys: Iterable[bytes]) -> None:
         """Forget the keys; one that is not there is fine."""
+        gone = []
         for key in keys:
-            if self.bodies.pop(key, None) is not None:
+            body = self.bodies.pop(key, None)
+            if body is not None:
+                gone.append((key, body))
                 del self.told_s[key]
                 self.stale.discard(key)
+        self.digest.remove(gone)
 
     def begin_sweep(self) -> None:
         """From now on a key counts as stale until it is told again."""
@@ -72,6 +81,7 @@ class Table:
     def clear(self) -> int:
         """Forget all; return how many records that were."""
         count = len(self.bodies)
+        self.digest.remove(self.bodies.items())
         self.bodies.clear()
         self.told_s.clear()
         self.stale = set()
@@ -88,7 +98,7 @@ class OwnTable:
     """This kernel's records of one kind, kept up to date from its messages.
 
     `facts` maps key to (CTA_ID bytes or b"", bit set of the attributes in the body).
-    `marks` maps a changed key to `NEW_TO_PEERS` or `KNOWN_TO_PEERS`. `held` are ends
+    `marks` maps a changed key to what was told of it last (see above). `held` are ends
     that are held back, with the time at which they come true: for good while `holding`
     (the node has given its traffic away, what its kernel forgets lives on elsewhere),
     for seconds when the kernel forgot a flow that may have died with an address.
@@ -108,7 +118,7 @@ class OwnTable:
     def __init__(self) -> None:
         self.bodies: dict[bytes, bytes] = {}
         self.facts: dict[bytes, tuple[bytes, int]] = {}
-        self.marks: dict[bytes, bool] = {}
+        self.marks: dict[bytes, bytes | None] = {}
         self.held: dict[bytes, float] = {}
         self.holding = False
         self.touched: set[bytes] | None = None  # by events, since a dump began
@@ -121,7 +131,7 @@ class OwnTable:
     def put(self, key: bytes, body: bytes, ident: bytes, mask: int) -> None:
         """Store and mark one record as the kernel has it now."""
         if key not in self.marks:
-            self.marks[key] = NEW_TO_PEERS if key not in self.bodies else False
+            self.marks[key] = self.bodies.get(key, NEW_TO_PEERS)
         self.bodies[key] = body
         self.facts[key] = (ident, mask)
         if self.held:
@@ -134,13 +144,25 @@ class OwnTable:
                 self.held[key] = math.inf
             return
         self.held.pop(key, None)
-        if self.bodies.pop(key, None) is None:
+        body = self.bodies.pop(key, None)
+        if body is None:
             return
         del self.facts[key]
-        if self.marks.get(key, KNOWN_TO_PEERS) is NEW_TO_PEERS:
+        if self.marks.setdefault(key, body) is NEW_TO_PEERS:
             del self.marks[key]
-        else:
-            self.marks[key] = KNOWN_TO_PEERS
+
+    def mark_again(self, keys: Iterable[bytes]) -> None:
+        """A peer has not heard what was told of them: tell it once more."""
+        marks, bodies = self.marks, self.bodies
+        for key in keys:
+            if marks.setdefault(key, bodies.get(key, ENDED_AT_PEERS)) is NEW_TO_PEERS:
+                marks[key] = ENDED_AT_PEERS
+
+    def told(self, key: bytes) -> bytes:
+        """What was told of a key last, b"" if nothing or its end."""
+        if key in self.marks:
+            return self.marks[key] or b""
+        return self.bodies.get(key, b"")
 
     def end_later(self, key: bytes, due: float) -> None:
         """The kernel has no such record any more, but it may live on elsewhere."""
@@ -233,7 +255,7 @@ class OwnTable:
         Their CTA_ID is not known; the next update of each is merged.
         """
         keys = [key for key, _, _ in records]
-        self.marks.update(dict.fromkeys(keys, KNOWN_TO_PEERS))
+        self.mark_again(keys)
         self.bodies.update([record[:2] for record in records])
         self.facts.update(dict.fromkeys(keys, (b"", _ANY_ATTRIBUTE)))
         if self.held:
@@ -243,7 +265,7 @@ class OwnTable:
     def clear(self) -> int:
         """Forget all; peers are told that each one ended."""
         count = len(self.bodies)
-        self.marks.update(dict.fromkeys(self.bodies, KNOWN_TO_PEERS))
+        self.mark_again(self.bodies)
         self.bodies.clear()
         self.facts.clear()
         self.held.clear()

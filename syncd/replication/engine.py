@@ -198,9 +198,8 @@ class ReplicationEngine:
             self._send_data(frames, now)
             if outbox.advance_pass(self.own):
                 agreement.hello_at = now
-        else:  # whoever comes will be told everything
-            self.own.flows.marks.clear()
-            self.own.expectations.marks.clear()
+        else:
+            outbox.forget_marks(self.own)
         probe = self._probe_due(now)
         if probe or now >= agreement.hello_at or now >= agreement.ack_at:
             frames += agreement.hellos(probe or not outbox.acked)
@@ -269,7 +268,7 @@ class ReplicationEngine:
     def _work_waits(self) -> bool:
         if self.comparison.working(self.peers):
             return True
-        if not self.outbox.acked or not self.outbox.window_open:
+        if self.outbox.acked and not self.outbox.window_open:
             return False
         running = self.outbox.running
         return bool(

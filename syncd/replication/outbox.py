@@ -15,12 +15,14 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from syncd.errors import FrameError
+from syncd.flows.digest import Digest
 from syncd.flows.own import Own
-from syncd.flows.table import KNOWN_TO_PEERS, OwnTable
+from syncd.flows.table import OwnTable
 from syncd.replication.frame import Coder, Data, Numbered
 
 _SAFE_SHARE = 0.93  # of a frame that we dare to fill by estimate
 _RECORDS_LIMIT = 512  # of one frame
+_UNHEARD_AT_ONCE = 8192  # marks that are forgotten when nobody listens, some 2 ms
 _NO_BARRIER = -1
 # In place of the keys of a frame that one peer lost: another one needs no new marks.
 _MARKED_AGAIN: tuple[Sequence[bytes], Sequence[bytes]] = ((), [])
@@ -59,6 +61,7 @@ class Outbox:
         "payload_bytes",
         "running",
         "services",
+        "told",
         "unacked",
         "window_frames",
     )
@@ -76,6 +79,7 @@ class Outbox:
         self.window_frames = window_frames
         self.payload_bytes = payload_bytes
         self.oversized = 0  # records that no frame can carry
+        self.told = Digest()  # over what the frames have told so far
 
     def join(self, peer: str) -> None:
         """A peer is live: from the next frame on it has to acknowledge."""
@@ -129,8 +133,8 @@ class Outbox:
         keys = self.unacked.get(number)
         if keys is None:
             return
-        own.flows.marks.update(dict.fromkeys(keys[0], KNOWN_TO_PEERS))
-        own.expectations.marks.update(dict.fromkeys(keys[1], KNOWN_TO_PEERS))
+        own.flows.mark_again(keys[0])
+        own.expectations.mark_again(keys[1])
         running = self.running
         if running is not None and peer in running.barriers:
             running.barriers[peer] = _NO_BARRIER
@@ -185,8 +189,8 @@ class Outbox:
                 self._give_up(flows if flow_keys else expectations)
                 return self.pack_marks(own, marker)
             count = max((len(flow_keys) + len(keys)) * 3 // 4, 1)
-        _unmark_first(flows, flow_keys)
-        _unmark_first(expectations, keys)
+        self._unmark(flows, flow_keys)
+        self._unmark(expectations, keys)
         return frame
 
     def pack_pass(self, own: Own) -> Numbered | None:
@@ -209,21 +213,33 @@ class Outbox:
             count = max((len(flow_keys) + len(keys)) * 3 // 4, 1)
         del running.flows[len(running.flows) - len(flow_keys) :]
         del running.expectations[len(running.expectations) - len(keys) :]
+        if frame is None:
+            return self.pack_pass(own)
         # What leaves now is today's state: it needs no mark. A key that was new to
         # the peers is known to them from here on.
-        for key in flow_keys:
-            own.flows.marks.pop(key, None)
-        for key in keys:
-            own.expectations.marks.pop(key, None)
-        return frame if frame is not None else self.pack_pass(own)
+        self._unmark(own.flows, flow_keys)
+        self._unmark(own.expectations, keys)
+        return frame
+
+    def forget_marks(self, own: Own) -> None:
+        """There is nobody to tell: whoever comes will be told everything."""
+        for table in (own.flows, own.expectations):
+            self._unmark(table, list(islice(table.marks, _UNHEARD_AT_ONCE)))
+
+    def _unmark(self, table: OwnTable, keys: Sequence[bytes]) -> None:
+        """The present state of these keys is told; those with a mark lose it."""
+        self.told.settle(keys, table.marks, table.bodies)
 
     def _estimate(self) -> int:
         room = self.payload_bytes * _SAFE_SHARE
         return min(max(int(room / self._flow_bytes), 1), _RECORDS_LIMIT)
 
     def _give_up(self, table: OwnTable) -> None:
-        """A single record that no frame can carry: count it, go on without it."""
-        del table.marks[next(iter(table.marks))]
+        """A single record that no frame can carry: count it, go on without it.
+
+        The digest counts it as told: the peers differ, and they are right to say so.
+        """
+        self._unmark(table, [next(iter(table.marks))])
         self.oversized += 1
 
     def _pack(
@@ -257,15 +273,6 @@ class Outbox:
         self.number += 1
         self.unacked[self.number] = (flow_keys, expectation_keys)
         return self.number, payload
-
-
-def _unmark_first(table: OwnTable, keys: Sequence[bytes]) -> None:
-    """These keys are the first of the marks."""
-    if len(keys) == len(table.marks):
-        table.marks.clear()
-    else:
-        for key in keys:
-            del table.marks[key]
 
 
 def _collect(

@@ -13,8 +13,9 @@ raises. A lost peer's tables stay: on failover they are what is committed.
 from dataclasses import dataclass, field
 from enum import Enum
 
+from syncd.flows.digest import Digest
 from syncd.flows.table import Table
-from syncd.replication.digest import Digest
+from syncd.replication.digest import Digest as Snapshot
 from syncd.replication.inbox import SATISFIED, Inbox
 
 
@@ -63,8 +64,9 @@ class Peer:
     """One other node. Times are the local monotonic clock, in seconds."""
 
     name: str
-    flows: Table = field(default_factory=Table)
-    expectations: Table = field(default_factory=Table)
+    held: Digest = field(default_factory=Digest)  # over both its tables
+    flows: Table = field(init=False)
+    expectations: Table = field(init=False)
     departed: Table = field(default_factory=Table)  # flows missing after its restart
     departed_until: float = 0.0
     inbox: Inbox = field(default_factory=Inbox)
@@ -84,7 +86,7 @@ class Peer:
     swept: bool = False  # was it heard in full, in this life of it?
     remote_wants: int = 0  # what it wants of us, see `Inbox.wants`
     compare: int = 0  # comparisons that it asked for
-    copy: Digest | None = None  # of our copy of its tables, at its latest marker
+    copy: Snapshot | None = None  # of our copy of its tables, at its latest marker
     remote_digest: tuple[int, int, int, int] = (0, 0, 0, 0)
     verdict: int = 0  # on our copy of its tables, at marker `verdict_marker`
     verdict_marker: int = 0
@@ -95,6 +97,10 @@ class Peer:
     pulled_at: float = -1e9  # when a difference last made us ask for everything
     differing: int = 0  # records that the running resync found different
     repaired: int = 0  # records that resyncs after the first one put right
+
+    def __post_init__(self) -> None:
+        self.flows = Table(self.held)
+        self.expectations = Table(self.held)
 
     def move(self, event: PeerEvent) -> None:
         """Take one transition; an unlisted one is a bug."""

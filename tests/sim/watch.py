@@ -7,8 +7,10 @@ no late frame overwrites, no ended flow returns, and no live flow vanishes.
 """
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import TYPE_CHECKING
 
+from syncd.flows.digest import sum_of
 from syncd.replication.engine import ReplicationEngine
 from syncd.replication.peer import Peer
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 _LOST_RANGES_LIMIT = 130
 _LOOKUPS_LIMIT = 1024
+_DIGEST_EVERY = 50  # looks
 
 Bodies = Mapping[bytes, bytes]
 
@@ -124,6 +127,7 @@ class Watch:
         self._copies: dict[tuple[str, str, str], Copy] = {}
         self._names: set[str] = set()
         self.most_marks = 0
+        self._looks = 0
 
     def started(self, name: str, engine: ReplicationEngine) -> None:
         """A new life of a daemon: its copies of the others are gone."""
@@ -197,6 +201,7 @@ class Watch:
                 raise Violation(f"{node.name}: facts and bodies of {kind} differ")
             if not table.held.keys() <= table.bodies.keys():
                 raise Violation(f"{node.name} holds back ends of unknown {kind}")
+        self._digests(node.name, engine)
         for peer in engine.peers.values():
             if len(peer.inbox.lost) > _LOST_RANGES_LIMIT:
                 raise Violation(f"{node.name} remembers {len(peer.inbox.lost)} gaps")
@@ -207,3 +212,21 @@ class Watch:
                     )
                 if not copy.stale <= copy.bodies.keys():
                     raise Violation(f"{node.name}: stale keys of {peer.name} unknown")
+
+    def _digests(self, name: str, engine: ReplicationEngine) -> None:
+        """Now and then: what is summed up with each change is what is there."""
+        self._looks += 1
+        if self._looks % _DIGEST_EVERY:
+            return
+        own = engine.own
+        told = [
+            (key, table.told(key))
+            for table in (own.flows, own.expectations)
+            for key in table.bodies.keys() | table.marks.keys()
+        ]
+        if sum_of(record for record in told if record[1]) != engine.outbox.told.values:
+            raise Violation(f"{name}: the digest is not over what was told")
+        for peer in engine.peers.values():
+            held = chain(peer.flows.bodies.items(), peer.expectations.bodies.items())
+            if sum_of(held) != peer.held.values:
+                raise Violation(f"{name}: the digest of {peer.name}'s tables is wrong")

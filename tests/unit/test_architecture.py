@@ -29,6 +29,7 @@ HOMES = {
     "asyncio_dgram": "syncd/link/udp.py",
     "msgpack": "syncd/replication/frame.py",
     "pyroute2": "syncd/kernel/host.py",
+    "xxhash": "syncd/flows/digest.py",
     "zstandard": "syncd/replication/frame.py",
 }
 BASE = frozenset({"syncd.errors", "syncd.config"})

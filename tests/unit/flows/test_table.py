@@ -17,7 +17,7 @@ from syncd.flows.record import (
     UPDATE,
     RecordReader,
 )
-from syncd.flows.table import KNOWN_TO_PEERS, NEW_TO_PEERS, Table
+from syncd.flows.table import NEW_TO_PEERS, Table
 
 from tests.unit.flows.recorded import recorded
 from tests.unit.replication.talk import flow_body, flow_key, new_flow, put
@@ -40,7 +40,7 @@ def test_an_end_of_a_flow_that_peers_know_is_marked() -> None:
     assert own.flows.marks == {flow_key(1): NEW_TO_PEERS}
     own.flows.marks.clear()  # it left in a frame
     own.apply([(END, flow_key(1), b"", ONE, 0)], 1.0)
-    assert own.flows.marks == {flow_key(1): KNOWN_TO_PEERS}
+    assert own.flows.marks == {flow_key(1): flow_body(1)}
 
 
 def test_an_end_with_another_ident_ends_nothing() -> None:

@@ -1,11 +1,11 @@
 """Frames are numbered and packed; what is lost is marked again."""
 
+from syncd.flows.digest import Digest
 from syncd.flows.own import Own
-from syncd.flows.table import KNOWN_TO_PEERS
 from syncd.replication.frame import Coder, Data, Numbered
 from syncd.replication.outbox import Outbox
 
-from tests.unit.replication.talk import flow_key, put
+from tests.unit.replication.talk import flow_body, flow_key, put
 
 
 def made(*peers: str, window: int = 8, payload_bytes: int = 1400) -> tuple[Outbox, Own]:
@@ -47,7 +47,7 @@ def test_keys_of_a_lost_frame_are_marked_again() -> None:
     put(own, 2)
     outbox.pack_marks(own)
     assert outbox.acknowledge("b", 2, [(1, 1)], own)
-    assert own.flows.marks == {flow_key(1): KNOWN_TO_PEERS}
+    assert own.flows.marks == {flow_key(1): flow_body(1)}
     assert not outbox.unacked
 
 
@@ -145,3 +145,42 @@ def test_a_record_that_no_frame_can_carry_is_counted_and_passed_over() -> None:
     put(own, 2)
     assert content(outbox.pack_marks(own)).flows[::2] == [flow_key(2)]
     assert outbox.oversized == 1
+
+
+def test_the_digest_is_over_what_was_told_not_over_what_is() -> None:
+    outbox, own = made("b")
+    put(own, 1, 2)
+    drained(outbox, own)
+    put(own, 1, seconds=30)
+    put(own, 3)
+    own.flows.end(flow_key(2))
+    told = Digest()
+    told.store({}, [flow_key(1), flow_body(1), flow_key(2), flow_body(2)])
+    assert outbox.told.values == told.values
+    drained(outbox, own)
+    told = Digest()
+    told.store({}, [flow_key(1), flow_body(1, 30), flow_key(3), flow_body(3)])
+    assert outbox.told.values == told.values
+
+
+def test_marks_that_nobody_was_there_to_hear_count_as_told() -> None:
+    outbox, own = made()
+    put(own, 1, 2)
+    outbox.forget_marks(own)
+    own.flows.end(flow_key(2))
+    outbox.forget_marks(own)
+    told = Digest()
+    told.store({}, [flow_key(1), flow_body(1)])
+    assert not own.flows.marks
+    assert outbox.told.values == told.values
+
+
+def test_a_key_marked_again_keeps_what_was_told_of_it() -> None:
+    outbox, own = made("b")
+    put(own, 1)
+    outbox.pack_marks(own)
+    put(own, 1, seconds=30)
+    outbox.acknowledge("b", 1, [(1, 1)], own)
+    assert own.flows.told(flow_key(1)) == flow_body(1)
+    drained(outbox, own)
+    assert own.flows.told(flow_key(1)) == flow_body(1, 30)

@@ -1,0 +1,61 @@
+"""The digest of a table depends on what is in it, not on how that came about."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from syncd.flows import digest
+from syncd.flows.digest import BUCKETS, Digest, sum_of
+from syncd.flows.table import Table
+
+from tests.unit.replication.talk import flow_body, flow_key
+
+KEYS = st.integers(0, 20).map(flow_key)
+BODIES = st.integers(0, 3).map(lambda seconds: flow_body(1, seconds))
+CHANGES = st.lists(st.tuples(KEYS, st.none() | BODIES), max_size=60)
+
+
+@given(CHANGES, CHANGES)
+def test_the_sums_are_those_of_the_bodies_that_are_left(
+    flows: list[tuple[bytes, bytes | None]],
+    expectations: list[tuple[bytes, bytes | None]],
+) -> None:
+    shared = Digest()
+    tables = Table(shared), Table(shared)
+    for table, changes in zip(tables, (flows, expectations), strict=True):
+        for key, body in changes:
+            if body is None:
+                table.drop([key])
+            else:
+                table.put([key, body], 1.0)
+    records = [record for table in tables for record in table.bodies.items()]
+    assert shared.values == sum_of(iter(records))
+    for table in tables:
+        table.clear()
+    assert shared.values == [0] * BUCKETS
+
+
+def test_a_key_that_a_frame_names_twice_counts_once() -> None:
+    table = Table()
+    table.put([flow_key(1), flow_body(1), flow_key(1), flow_body(1, 30)], 1.0)
+    assert table.bodies == {flow_key(1): flow_body(1, 30)}
+    assert table.digest.values == sum_of(iter(table.bodies.items()))
+
+
+def test_a_body_under_another_key_and_a_changed_bit_are_seen() -> None:
+    sums = [
+        sum_of(iter([(flow_key(1), flow_body(1)), (flow_key(2), flow_body(2))])),
+        sum_of(iter([(flow_key(1), flow_body(2)), (flow_key(2), flow_body(1))])),
+        sum_of(iter([(flow_key(1), flow_body(1)), (flow_key(2), flow_body(2, 61))])),
+    ]
+    assert sums[0] != sums[1] != sums[2] != sums[0]
+
+
+def test_the_short_names_of_a_bucket_are_its_span() -> None:
+    for number in range(500):
+        name = digest.short_name(flow_key(number))
+        bucket = digest.bucket_of(name)
+        sums = sum_of(iter([(flow_key(number), flow_body(1))]))
+        assert sums[bucket] != 0
+        assert sums.count(0) == BUCKETS - 1
+        first, last = digest.bucket_span(bucket)
+        assert first <= name <= last
+    assert digest.bucket_span(BUCKETS - 1)[1] == (1 << 32) - 1
