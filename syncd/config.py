@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+from syncd.config_link import LinkConfig, read_links
 from syncd.errors import ConfigError
 from syncd.section import MIB, Section, shown
 
@@ -59,7 +60,6 @@ TCP_STATES: Final[dict[str, int]] = {
     "LISTEN": 9,
 }
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Item = TypeVar("_Item")
 
@@ -89,20 +89,6 @@ class ControlConfig:
     """Where clients reach the daemon."""
 
     socket: str = DEFAULT_SOCKET  # Path of the unix socket, created with mode 0600.
-
-
-@dataclass(frozen=True, slots=True)
-class LinkConfig:
-    """One way to the peers."""
-
-    type: str = "multicast"  # Either "multicast" or "unicast".
-    interface: str = ""  # Network interface the datagrams leave and arrive by.
-    group: str = ""  # Multicast: the IPv4 or IPv6 group all nodes join.
-    port: int = 3780  # UDP port, the same on all nodes.
-    local: str = ""  # Unicast: the address datagrams are sent from and arrive at.
-    peers: tuple[str, ...] = ()  # Unicast: the addresses of all other nodes.
-    receive_buffer: int = 8 * MIB  # Bytes of the receiving socket's buffer.
-    send_buffer: int = 2 * MIB  # Bytes of the sending socket's buffer.
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +182,7 @@ def parse(text: str, file: str, host: str | None = None) -> Config:
     config = Config(
         node=_node(root.section("node"), host),
         control=_control(root.section("control")),
-        links=_links(root),
+        links=read_links(root),
         replication=_replication(root.section("replication")),
         security=_security(root.section("security")),
         kernel=_kernel(root.section("kernel")),
@@ -223,102 +209,6 @@ def _control(section: Section) -> ControlConfig:
     path = section.text("socket", DEFAULT_SOCKET, rule, _is_socket_path)
     section.finish()
     return ControlConfig(path)
-
-
-def _links(root: Section) -> tuple[LinkConfig, ...]:
-    value = root.take("link")
-    if isinstance(value, dict):
-        root.refuse("link", "is one table, must be a list of tables: write [[link]]")
-        return ()
-    if not isinstance(value, list) or not value:
-        root.refuse("link", "at least one [[link]] must be given")
-        return ()
-    links: list[LinkConfig] = []
-    for number, item in enumerate(value, 1):
-        if not isinstance(item, dict):
-            root.refuse(f"link[{number}]", f"is {shown(item)}, must be a table")
-            continue
-        section = root.table(f"link[{number}]", item)
-        link = _link(section)
-        for other, earlier in enumerate(links, 1):
-            if _end(earlier) == _end(link):
-                root.refuse(f"link[{number}]", f"is the same as link[{other}]")
-        links.append(link)
-    return tuple(links)
-
-
-def _end(link: LinkConfig) -> tuple[str, ...]:
-    """What two links cannot share: the end that the socket is bound to."""
-    return link.type, link.interface, link.group, link.local, str(link.port)
-
-
-def _link(section: Section) -> LinkConfig:
-    kind = section.word("type", "multicast", ("multicast", "unicast"), ("tcp",))
-    interface = section.text(
-        "interface", "", "an interface name of 1 to 15 characters", _is_interface
-    )
-    group, local, peers = "", "", tuple[str, ...]()
-    if section.take("type") == "tcp":
-        # Its other keys are looked at when "tcp" is there.
-        for key in ("group", "local", "peers"):
-            section.take(key)
-    elif kind == "multicast":
-        group = _group(section)
-        if "interface" not in section:
-            section.refuse("interface", "must be given for a multicast link")
-        for key in ("local", "peers"):
-            if section.take(key) is not None:
-                section.refuse(key, "belongs to unicast links, remove it")
-    else:
-        if section.take("group") is not None:
-            section.refuse("group", "belongs to multicast links, remove it")
-        local, peers = _unicast_ends(section, interface)
-    link = LinkConfig(
-        type=kind,
-        interface=interface,
-        group=group,
-        port=section.whole("port", 3780, 1, 65535),
-        local=local,
-        peers=peers,
-        receive_buffer=section.size("receive_buffer", 8 * MIB),
-        send_buffer=section.size("send_buffer", 2 * MIB),
-    )
-    section.finish()
-    return link
-
-
-def _group(section: Section) -> str:
-    value = section.take("group")
-    rule = 'an IPv4 or IPv6 multicast address such as "225.0.0.50" or "ff02::5c"'
-    if value is None:
-        section.refuse("group", f"must be given for a multicast link: {rule}")
-        return ""
-    address = _address(value)
-    if address is None or not address.is_multicast or "%" in str(address):
-        section.refuse("group", f"is {shown(value)}, must be {rule}")
-        return ""
-    return str(address)
-
-
-def _unicast_ends(section: Section, interface: str) -> tuple[str, tuple[str, ...]]:
-    local = ""
-    value = section.take("local")
-    if value is None and "interface" not in section:
-        section.refuse("local", 'must be given for a unicast link (or "interface")')
-    if value is not None:
-        local = _unicast_address(value) or ""
-        if not local:
-            section.refuse("local", f"is {shown(value)}, must be an IP address")
-    if "peers" not in section:
-        section.refuse("peers", "must be given for a unicast link: a list of addresses")
-    peers = section.items("peers", "IP addresses", _unicast_address)
-    if local and local in peers:
-        section.refuse("peers", f'contains the local address "{local}", remove it')
-    for peer in (local, *peers):
-        if peer.startswith("fe80:") and "%" not in peer and not interface:
-            key = "local" if peer == local else "peers"
-            section.refuse(key, f'"{peer}" is link-local, give "interface" with it')
-    return local, peers
 
 
 def _replication(section: Section) -> ReplicationConfig:
@@ -435,27 +325,8 @@ def _helper(value: object) -> str | None:
     return value if valid and isinstance(value, str) and 1 <= len(value) <= 15 else None
 
 
-def _address(value: object) -> Address | None:
-    try:
-        return ipaddress.ip_address(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
-
-
-def _unicast_address(value: object) -> str | None:
-    address = _address(value)
-    if address is None or address.is_multicast or address.is_unspecified:
-        return None
-    return str(address)
-
-
 def _is_name(value: str) -> bool:
     return 1 <= len(value) <= 64 and value.isprintable() and " " not in value
-
-
-def _is_interface(value: str) -> bool:
-    plain = value.isprintable() and not set(value) & set(" /:")
-    return plain and 1 <= len(value.encode()) <= 15 and value not in (".", "..")
 
 
 def _is_socket_path(value: str) -> bool:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
-from syncd.config import LinkConfig
+from syncd.config_link import LinkConfig
 from syncd.link.udp import Batch, LinkState, LinkStatus, UdpLink
 
 _LOG = logging.getLogger("syncd.link")

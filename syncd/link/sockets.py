@@ -12,7 +12,7 @@ import socket
 import struct
 from collections.abc import Iterator
 
-from syncd.config import LinkConfig
+from syncd.config_link import LinkConfig
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 Address = tuple[str, int] | tuple[str, int, int, int]

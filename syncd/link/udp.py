@@ -32,7 +32,7 @@ from enum import StrEnum
 
 from asyncio_dgram.aio import DatagramServer, TransportClosed, from_socket
 
-from syncd.config import LinkConfig
+from syncd.config_link import LinkConfig
 from syncd.link.sockets import (
     Address,
     count_drops,

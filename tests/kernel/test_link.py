@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import pytest
-from syncd.config import LinkConfig
+from syncd.config_link import LinkConfig
 from syncd.link.bundle import LinkBundle
 from syncd.link.sockets import open_sender
 from syncd.link.udp import LinkState, UdpLink

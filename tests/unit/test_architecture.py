@@ -32,12 +32,13 @@ HOMES = {
     "xxhash": "syncd/flows/digest.py",
     "zstandard": "syncd/replication/frame.py",
 }
-BASE = frozenset({"syncd.errors", "syncd.config"})
+BASE = frozenset({"syncd.errors", "syncd.config", "syncd.config_link"})
 # What a room may import besides itself; a name covers the modules below it.
 DOORS = {
     "errors": frozenset[str](),
     "section": frozenset({"syncd.errors"}),
-    "config": frozenset({"syncd.errors", "syncd.section"}),
+    "config_link": frozenset({"syncd.errors", "syncd.section"}),
+    "config": frozenset({"syncd.errors", "syncd.section", "syncd.config_link"}),
     "flows": BASE,
     "replication": BASE | {"syncd.flows"},
     "kernel": BASE,

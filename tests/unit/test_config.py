@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from syncd import config
-from syncd.config import Choice, Config, LinkConfig, load, parse
+from syncd.config import Choice, Config, load, parse
+from syncd.config_link import LinkConfig
 from syncd.errors import ConfigError
 
 LEAST = """

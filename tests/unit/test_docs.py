@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from syncd import config
+from syncd import config, config_link
 from syncd.cli import main
 from syncd.config import Config, load, parse
 
@@ -26,7 +26,7 @@ README = (PROJECT / "README.md").read_text()
 SECTIONS = {
     "node": config.NodeConfig,
     "control": config.ControlConfig,
-    "link": config.LinkConfig,
+    "link": config_link.LinkConfig,
     "replication": config.ReplicationConfig,
     "security": config.SecurityConfig,
     "kernel": config.KernelConfig,

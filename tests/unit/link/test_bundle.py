@@ -1,7 +1,7 @@
 """A bundle without an interface: what it wants and what it says."""
 
 import pytest
-from syncd.config import LinkConfig
+from syncd.config_link import LinkConfig
 from syncd.link.bundle import LinkBundle
 
 CONFIGS = (

@@ -1,7 +1,7 @@
 """What a link knows without a kernel: sizes, and when it has to wait."""
 
 import pytest
-from syncd.config import LinkConfig
+from syncd.config_link import LinkConfig
 from syncd.link.udp import LinkState, UdpLink
 
 V4 = LinkConfig(interface="eth2", group="225.0.0.50")
