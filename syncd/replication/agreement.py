@@ -23,6 +23,8 @@ from syncd.replication.roles import PRIMARY, Roles
 
 _PEERS_LIMIT = 32
 _SAID_LIMIT = 256  # reasons and sources that a log line was written for
+_CANDIDATES_LIMIT = 8  # lives of one peer that have not proved themselves
+_ANSWER_S = 0.05  # at least, between two HELLOs that unproven lives cause
 _DEPARTED_S = 30.0  # in which somebody should take over from a restarted primary
 _ENDED_LIMIT = 1 << 18  # keys that wait for their deletion from this kernel
 _MESSAGES_LIMIT = 256  # log lines that wait to be taken
@@ -62,6 +64,8 @@ class Agreement:
             settings.frame_bytes - envelope_bytes(node),
         )
         self.role_given = False  # by a command, in this life
+        self.key_ids: tuple[bytes, ...] = ()  # that frames are opened with here
+        self.told_at = -math.inf  # when the latest HELLO left
         self.hello_at = now  # when the next HELLO is due
         self.ack_at = math.inf  # when an acknowledgement is due, with a HELLO
         self.probe_at = math.inf  # when somebody should have acknowledged
@@ -118,6 +122,7 @@ class Agreement:
         peer.source = source
         peer.heard_at = now
         peer.role = hello.role
+        peer.keys = hello.keys
         if hello.claim >= peer.claim:
             peer.claim = hello.claim
             peer.was_primary = False
@@ -147,16 +152,23 @@ class Agreement:
 
         A life proves itself by acknowledging a frame that we sent after we first
         heard of it; a frame of a dead life that was late, or is sent again by
-        somebody, cannot know its number.
+        somebody, cannot know its number. Several lives may be in question at once, so
+        that old frames do not keep the one that goes on from its proof.
         """
-        if peer.candidate != frame.epoch:
-            peer.candidate, peer.candidate_number = frame.epoch, frame.number
+        candidates = peer.candidates
+        number, _ = candidates.get(frame.epoch, (0, 0.0))
+        soon = max(now, self.told_at + _ANSWER_S)
+        if not peer.live:
+            peer.keys = hello.keys
+        if not candidates:
             peer.challenge = self.outbox.number + 1
-            self.hello_at = now
-            return False
-        peer.candidate_number = max(peer.candidate_number, frame.number)
+        if number == 0:
+            self.hello_at = min(self.hello_at, soon)
+            if len(candidates) >= _CANDIDATES_LIMIT:
+                del candidates[min(candidates, key=lambda life: candidates[life][1])]
+        candidates[frame.epoch] = (max(number, frame.number), now)
         if hello.reply:
-            self.ack_at = now
+            self.ack_at = min(self.ack_at, soon)
         return any(
             ack.node == self.node
             and ack.epoch == self.epoch
@@ -164,8 +176,13 @@ class Agreement:
             for ack in hello.acks
         )
 
+    def all_open(self, key_id: bytes) -> bool:
+        """Is somebody heard, and can everybody who is open frames of this key?"""
+        heard = [peer for peer in self.peers.values() if peer.live or peer.candidates]
+        return bool(heard) and all(key_id in peer.keys for peer in heard)
+
     def _refuse_order(self, peer: Peer, hello: Hello, source: str) -> str:
-        if peer.state is not PeerState.REFUSED:
+        if peer.state is not PeerState.REFUSED and not peer.live:
             self._drop_service(peer, PeerEvent.REFUSED)
         self.say_once(
             "order",
@@ -182,7 +199,7 @@ class Agreement:
         version = ".".join(map(str, hello.version))
         self.say("info", f"{peer.name} {word} (protocol {version})")
         peer.inbox.open(frame.epoch, frame.number)
-        peer.candidate = 0
+        peer.candidates.clear()
         peer.was_primary = peer.was_primary or peer.role == PRIMARY
         peer.swept = False
         peer.highest_acked = peer.remote_wants = peer.compare = 0
@@ -390,7 +407,7 @@ class Agreement:
             if name not in self.waiting
         )
 
-    def hellos(self, reply: bool) -> list[Numbered]:
+    def hellos(self, reply: bool, now: float) -> list[Numbered]:
         """HELLO as one frame, or as several if the MTU asks for it."""
         hello = Hello(
             role=self.roles.role,
@@ -402,15 +419,20 @@ class Agreement:
             expectations=len(self.own.expectations),
             digest=self.comparison.own_digest,
             compare=self.comparison.asked,
+            keys=self.key_ids,
         )
-        known = [p for p in self.peers.values() if p.inbox.epoch or p.candidate]
+        for peer in self.peers.values():
+            for epoch, (_, heard_at) in list(peer.candidates.items()):
+                if now - heard_at >= self.settings.silence_s:
+                    del peer.candidates[epoch]
+        known = [p for p in self.peers.values() if p.inbox.epoch or p.candidates]
         return self._hellos_about(hello, known)
 
     def _hellos_about(self, hello: Hello, peers: list[Peer]) -> list[Numbered]:
         full = replace(
             hello,
             acks=tuple(_ack(peer) for peer in peers if peer.inbox.epoch)
-            + tuple(_answer(peer) for peer in peers if peer.candidate),
+            + tuple(answer for peer in peers for answer in _answers(peer)),
             services=tuple(
                 Service(
                     peer.name,
@@ -465,6 +487,9 @@ def _ack(peer: Peer) -> Ack:
     )
 
 
-def _answer(peer: Peer) -> Ack:
-    """What we say to a life of a peer that has not proved itself yet."""
-    return Ack(peer.name, peer.candidate, peer.candidate_number, claim=peer.claim)
+def _answers(peer: Peer) -> list[Ack]:
+    """What we say to lives of a peer that have not proved themselves yet."""
+    return [
+        Ack(peer.name, epoch, number, claim=peer.claim)
+        for epoch, (number, _) in peer.candidates.items()
+    ]

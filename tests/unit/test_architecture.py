@@ -27,6 +27,7 @@ IMPURE_MODULES = frozenset(
 # The only module of syncd that may import each of these.
 HOMES = {
     "asyncio_dgram": "syncd/link/udp.py",
+    "cryptography": "syncd/replication/seal.py",
     "msgpack": "syncd/replication/frame.py",
     "pyroute2": "syncd/kernel/host.py",
     "xxhash": "syncd/flows/digest.py",
