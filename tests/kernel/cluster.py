@@ -91,8 +91,8 @@ class Node:
         return self._log.read_text(errors="replace")
 
     @property
-    def process_number(self) -> int:
-        """Of the daemon: `ip` and what comes before it have become it."""
+    def pid(self) -> int:
+        """The daemon's: `ip`, and what stood before it, have become it."""
         assert self._running is not None
         return self._running.pid
 

@@ -267,7 +267,7 @@ def _totals(nodes: list[Node]) -> tuple[int, int]:
 
 def resident_mib(node: Node) -> float:
     """What a daemon occupies."""
-    text = Path(f"/proc/{node.process_number}/status").read_text()
+    text = Path(f"/proc/{node.pid}/status").read_text()
     line = next(line for line in text.splitlines() if line.startswith("VmRSS"))
     return int(line.split()[1]) / 1024
 
