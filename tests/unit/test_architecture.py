@@ -44,10 +44,11 @@ DOORS = {
     "replication": BASE | {"syncd.flows"},
     "kernel": BASE,
     "link": BASE,
+    "build": frozenset[str](),
     "daemon": BASE
-    | {"syncd.flows", "syncd.replication", "syncd.kernel", "syncd.link"}
+    | {"syncd.build", "syncd.flows", "syncd.replication", "syncd.kernel", "syncd.link"}
     | {"syncd.__version__"},
-    "cli": BASE | {"syncd.flows.view", "syncd.__version__"},
+    "cli": BASE | {"syncd.build", "syncd.flows.view", "syncd.__version__"},
     "__main__": frozenset({"syncd.cli"}),
     "__init__": frozenset[str](),
 }
