@@ -16,11 +16,12 @@ from syncd.errors import FrameError
 from syncd.flows.filter import RecordFilter
 from syncd.flows.own import Own
 from syncd.flows.record import END, EXP_END, Record, RecordReader
-from syncd.replication.agreement import Agreement, Settings
+from syncd.replication.agreement import Agreement
 from syncd.replication.frame import Frame, Numbered, envelope_bytes
 from syncd.replication.peer import Peer, PeerEvent, PeerState
 from syncd.replication.roles import BACKUP, FAULT, PRIMARY, Roles
 from syncd.replication.seal import ENFORCE, PERMISSIVE, Sealer, Security
+from syncd.replication.settings import Settings
 
 _LOOKUPS_AT_ONCE = 1024  # some 5 ms of the kernel's time
 _RELEASE_INTERVAL_S = 0.25

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from syncd.config import FilterConfig
 from syncd.flows.filter import RecordFilter
-from syncd.replication.agreement import Settings
 from syncd.replication.engine import ReplicationEngine
 from syncd.replication.seal import Security
+from syncd.replication.settings import Settings
 
 from tests.sim.clock import Action, Clock
 from tests.sim.kernel import Chunk, ModelKernel, Place

@@ -7,8 +7,8 @@ times. A plan is plain data, so that a story can be written down by hand as well
 import random
 from dataclasses import dataclass, field
 
-from syncd.replication.agreement import Settings
 from syncd.replication.seal import Security
+from syncd.replication.settings import Settings
 
 from tests.sim.network import Weather
 from tests.sim.node import Habits

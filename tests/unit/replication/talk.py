@@ -7,9 +7,9 @@ from syncd.flows.filter import RecordFilter
 from syncd.flows.nla import nested, tlv
 from syncd.flows.own import Own
 from syncd.flows.record import CANONICAL, NEW, Record
-from syncd.replication.agreement import Settings
 from syncd.replication.engine import ReplicationEngine
 from syncd.replication.seal import Security
+from syncd.replication.settings import Settings
 
 Deliver = Callable[[str, str, bytes], bool]
 
