@@ -57,7 +57,6 @@ class Cluster:
                 self.watch,
                 plan.settings,
                 plan.habit(index),
-                plan.security,
             )
             node.kernel.late_end_share = plan.late_end_share
             self.nodes[name] = node
