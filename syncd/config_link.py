@@ -1,8 +1,8 @@
 """The `[[link]]` tables of a configuration.
 
-In: the root of the parsed file. Out: one `LinkConfig` per table, in order of preference;
-what is wrong is refused under `link[N]`, counted from one. The rule: a key that belongs
-to another type of link is refused, never ignored.
+In: the root of the parsed file. Out: one `LinkConfig` per table, in order of
+preference; what is wrong is refused under `link[N]`, counted from one. The rule: a key
+that belongs to another type of link is refused, never ignored.
 """
 
 import ipaddress

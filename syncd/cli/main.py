@@ -13,7 +13,7 @@ import sys
 from types import ModuleType
 from typing import Final
 
-from syncd import __version__
+from syncd import __version__, build
 from syncd.errors import ConfigError, ControlError, KernelError, SyncdError
 
 _DEFAULT_CONFIG: Final = "/etc/syncd/syncd.toml"
@@ -163,7 +163,7 @@ def _add_common(
     parser.add_argument(
         "--timeout", metavar="S", type=_seconds, default=plain, help="wait no longer"
     )
-    version = f"syncd {__version__} (pure Python)"
+    version = f"syncd {__version__} ({build.name()})"
     parser.add_argument("--version", action="version", version=version)
 
 

@@ -26,8 +26,8 @@ from syncd.kernel.events import EventSocket
 from syncd.kernel.requests import RequestSocket
 from syncd.link.bundle import LinkBundle
 from syncd.link.udp import Batch, LinkState
-from syncd.replication.agreement import Settings
 from syncd.replication.engine import ReplicationEngine
+from syncd.replication.settings import Settings
 
 _LOG = logging.getLogger("syncd")
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING}

@@ -5,7 +5,7 @@ In: the engine, the links, the kernel's counters. Out: one JSON object.
 
 from dataclasses import dataclass, field
 
-from syncd import __version__
+from syncd import __version__, build
 from syncd.link.udp import LinkStatus
 from syncd.replication.engine import ReplicationEngine
 from syncd.replication.peer import Peer
@@ -49,6 +49,7 @@ def status_object(
     return {
         "node": engine.node,
         "version": __version__,
+        "build": build.name(),
         "epoch": f"{engine.epoch:x}",
         "uptime_s": round(now - started_at, 3),
         "role": engine.roles.role,

@@ -1,77 +1,31 @@
-"""How nodes agree: what HELLO and DATA frames say, and what follows from it.
+"""How nodes agree: what HELLO and DATA frames of peers say, and what follows from it.
 
-In: frames of peers, taken apart. Out: the peers' tables and states, acknowledgements,
-resyncs that are due, our own HELLO. The rule of the room: whatever a peer says is
-checked against what it can know; a frame of a life or service that is over changes
-nothing.
+In: frames of peers, taken apart. Out: the peers' tables and states, resyncs that are
+wanted; what is to be said about it says `Speaker`. The rule of the room: whatever a
+peer says is checked against what it can know; a frame of a life or service that is
+over changes nothing.
 """
 
-import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 from syncd.flows.masquerade import dies_with_address
-from syncd.flows.own import Own
-from syncd.replication.comparison import Comparison
-from syncd.replication.frame import Coder, Data, Frame, Numbered, envelope_bytes
-from syncd.replication.hello import Ack, Hello, Service
+from syncd.replication.frame import Data, Frame
+from syncd.replication.hello import Ack, Hello
 from syncd.replication.inbox import SATISFIED
-from syncd.replication.outbox import Outbox
 from syncd.replication.peer import Peer, PeerEvent, PeerState
-from syncd.replication.roles import PRIMARY, Roles
+from syncd.replication.roles import PRIMARY
+from syncd.replication.speaker import Speaker
 
 _PEERS_LIMIT = 32
-_SAID_LIMIT = 256  # reasons and sources that a log line was written for
+_CANDIDATES_LIMIT = 8  # lives of one peer that have not proved themselves
+_ANSWER_S = 0.05  # at least, between two HELLOs that unproven lives cause
 _DEPARTED_S = 30.0  # in which somebody should take over from a restarted primary
 _ENDED_LIMIT = 1 << 18  # keys that wait for their deletion from this kernel
-_MESSAGES_LIMIT = 256  # log lines that wait to be taken
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """The measures of the protocol; times in seconds."""
-
-    hello_interval_s: float = 0.5
-    silence_s: float = 3.0  # after which a peer counts as lost
-    window_frames: int = 256  # unacknowledged at most
-    frame_bytes: int = 1400  # of one datagram at most
-    ack_delay_s: float = 0.1
-    ack_frames: int = 64  # DATA frames after which an acknowledgement goes at once
-    probe_interval_s: float = 0.25  # without acknowledgement, doubled each time
-    burst_frames: int = 64  # of one `send`
-
-
-class Agreement:
-    """One node's view of all the others."""
-
-    def __init__(
-        self, node: str, epoch: int, settings: Settings, own: Own, now: float
-    ) -> None:
-        self.node = node
-        self.epoch = epoch
-        self.settings = settings
-        self.own = own
-        self.peers: dict[str, Peer] = {}
-        self.roles = Roles()
-        self.comparison = Comparison()
-        self.coder = Coder()
-        self.outbox = Outbox(
-            self.coder,
-            settings.window_frames,
-            settings.frame_bytes - envelope_bytes(node),
-        )
-        self.role_given = False  # by a command, in this life
-        self.hello_at = now  # when the next HELLO is due
-        self.ack_at = math.inf  # when an acknowledgement is due, with a HELLO
-        self.probe_at = math.inf  # when somebody should have acknowledged
-        self.probe_wait_s = settings.probe_interval_s
-        self.unacknowledged_frames = 0
-        self.waiting: set[str] = set()  # peers that want a pass
-        self.ended_elsewhere: list[bytes] = []  # our kernel's copies of ended flows
-        self._pass_count = 0
-        self._messages: list[tuple[str, str]] = []
-        self._said: set[tuple[str, str]] = set()
+class Agreement(Speaker):
+    """One node's view of all the others: what it hears, and what follows."""
 
     def receive(self, frame: Frame, source: str, now: float) -> str | None:
         """Take one frame; the reason for which it was refused, or None."""
@@ -118,6 +72,7 @@ class Agreement:
         peer.source = source
         peer.heard_at = now
         peer.role = hello.role
+        peer.keys = hello.keys
         if hello.claim >= peer.claim:
             peer.claim = hello.claim
             peer.was_primary = False
@@ -147,16 +102,23 @@ class Agreement:
 
         A life proves itself by acknowledging a frame that we sent after we first
         heard of it; a frame of a dead life that was late, or is sent again by
-        somebody, cannot know its number.
+        somebody, cannot know its number. Several lives may be in question at once, so
+        that old frames do not keep the one that goes on from its proof.
         """
-        if peer.candidate != frame.epoch:
-            peer.candidate, peer.candidate_number = frame.epoch, frame.number
+        candidates = peer.candidates
+        number, _ = candidates.get(frame.epoch, (0, 0.0))
+        soon = max(now, self.told_at + _ANSWER_S)
+        if not peer.live:
+            peer.keys = hello.keys
+        if not candidates:
             peer.challenge = self.outbox.number + 1
-            self.hello_at = now
-            return False
-        peer.candidate_number = max(peer.candidate_number, frame.number)
+        if number == 0:
+            self.hello_at = min(self.hello_at, soon)
+            if len(candidates) >= _CANDIDATES_LIMIT:
+                del candidates[min(candidates, key=lambda life: candidates[life][1])]
+        candidates[frame.epoch] = (max(number, frame.number), now)
         if hello.reply:
-            self.ack_at = now
+            self.ack_at = min(self.ack_at, soon)
         return any(
             ack.node == self.node
             and ack.epoch == self.epoch
@@ -164,9 +126,14 @@ class Agreement:
             for ack in hello.acks
         )
 
+    def all_open(self, key_id: bytes) -> bool:
+        """Is somebody heard, and can everybody who is open frames of this key?"""
+        heard = [peer for peer in self.peers.values() if peer.live or peer.candidates]
+        return bool(heard) and all(key_id in peer.keys for peer in heard)
+
     def _refuse_order(self, peer: Peer, hello: Hello, source: str) -> str:
-        if peer.state is not PeerState.REFUSED:
-            self._drop_service(peer, PeerEvent.REFUSED)
+        if peer.state is not PeerState.REFUSED and not peer.live:
+            self.drop_service(peer, PeerEvent.REFUSED)
         self.say_once(
             "order",
             source,
@@ -182,7 +149,7 @@ class Agreement:
         version = ".".join(map(str, hello.version))
         self.say("info", f"{peer.name} {word} (protocol {version})")
         peer.inbox.open(frame.epoch, frame.number)
-        peer.candidate = 0
+        peer.candidates.clear()
         peer.was_primary = peer.was_primary or peer.role == PRIMARY
         peer.swept = False
         peer.highest_acked = peer.remote_wants = peer.compare = 0
@@ -232,7 +199,7 @@ class Agreement:
                 peer.progress_at = now
             if peer.name not in self.outbox.acked:
                 if progress:
-                    self._begin_service(peer, now)
+                    self.begin_service(peer, now)
                 continue
             if self.outbox.acknowledge(peer.name, ack.highest, ack.lost, self.own):
                 self.probe_wait_s = self.settings.probe_interval_s
@@ -267,19 +234,6 @@ class Agreement:
             return
         if self.outbox.completed.get(peer.name, 0) <= ack.wants:
             self.waiting.add(peer.name)
-
-    def _begin_service(self, peer: Peer, now: float) -> None:
-        if peer.state is not PeerState.SYNCING:
-            peer.move(PeerEvent.HEARD)
-        peer.remote_wants = 0
-        self.outbox.join(peer.name)
-        self.hello_at = now
-
-    def _drop_service(self, peer: Peer, event: PeerEvent) -> None:
-        peer.move(event)
-        self.outbox.leave(peer.name)
-        self.waiting.discard(peer.name)
-        peer.inbound_equal = peer.outbound_equal = False
 
     def _receive_data(self, frame: Frame, data: Data, now: float) -> None:
         peer = self.peers.get(frame.sender)
@@ -352,119 +306,3 @@ class Agreement:
         for peer in self.peers.values():
             if peer.departed.bodies and now >= peer.departed_until:
                 peer.departed.clear()
-
-    def silent_peers(self, now: float) -> None:
-        """Peers that were not heard, or did not hear us, for too long are lost."""
-        silence = self.settings.silence_s
-        for peer in self.peers.values():
-            if not peer.live:
-                continue
-            if now - peer.heard_at >= silence:
-                self.say("warning", f"{peer.name} is silent: lost")
-            elif now - peer.progress_at >= silence:
-                self.say("warning", f"{peer.name} does not hear this node: lost")
-            else:
-                continue
-            self._drop_service(peer, PeerEvent.SILENT)
-
-    def pass_due(self) -> bool:
-        """Does a peer wait for a resync that can begin?"""
-        return self.outbox.running is None and bool(self.waiting) and not self._untold()
-
-    def begin_pass(self) -> None:
-        """Start the resync that is due."""
-        wanting = self.waiting & self.outbox.acked.keys()
-        self.waiting.clear()
-        if wanting:
-            self._pass_count += 1
-            self.outbox.begin_pass(self._pass_count, self.own, sorted(wanting))
-
-    def _untold(self) -> bool:
-        """Is there a peer that does not know yet that its pass was complete?
-
-        The next pass waits for it: its first frame would begin a new sweep there.
-        """
-        return any(
-            name in self.outbox.completed and self.peers[name].remote_wants != SATISFIED
-            for name in self.outbox.acked
-            if name not in self.waiting
-        )
-
-    def hellos(self, reply: bool) -> list[Numbered]:
-        """HELLO as one frame, or as several if the MTU asks for it."""
-        hello = Hello(
-            role=self.roles.role,
-            claim=self.roles.claim,
-            owner=self.roles.owner(self.peers.values()),
-            floor=self.outbox.floor,
-            reply=reply,
-            flows=len(self.own.flows),
-            expectations=len(self.own.expectations),
-            digest=self.comparison.own_digest,
-            compare=self.comparison.asked,
-        )
-        known = [p for p in self.peers.values() if p.inbox.epoch or p.candidate]
-        return self._hellos_about(hello, known)
-
-    def _hellos_about(self, hello: Hello, peers: list[Peer]) -> list[Numbered]:
-        full = replace(
-            hello,
-            acks=tuple(_ack(peer) for peer in peers if peer.inbox.epoch)
-            + tuple(_answer(peer) for peer in peers if peer.candidate),
-            services=tuple(
-                Service(
-                    peer.name,
-                    peer.inbox.epoch,
-                    self.outbox.services[peer.name],
-                    self.outbox.completed.get(peer.name, 0),
-                )
-                for peer in peers
-                if peer.name in self.outbox.services
-            ),
-        )
-        number = self.outbox.number + 1
-        payload = self.coder.pack_hello(full)
-        if len(payload) > self.outbox.payload_bytes and len(peers) > 1:
-            half = len(peers) // 2
-            return self._hellos_about(hello, peers[:half]) + self._hellos_about(
-                hello, peers[half:]
-            )
-        self.outbox.number = number
-        return [(number, payload)]
-
-    def take_messages(self) -> list[tuple[str, str]]:
-        """Log lines since the last call: (level, text)."""
-        messages, self._messages = self._messages, []
-        return messages
-
-    def say(self, level: str, text: str) -> None:
-        if len(self._messages) < _MESSAGES_LIMIT:
-            self._messages.append((level, text))
-
-    def say_once(self, reason: str, source: str, text: str) -> None:
-        if (reason, source) in self._said or len(self._said) >= _SAID_LIMIT:
-            return
-        self._said.add((reason, source))
-        self.say("warning", text)
-
-
-def _ack(peer: Peer) -> Ack:
-    """What we say about one peer's frames."""
-    inbox = peer.inbox
-    return Ack(
-        node=peer.name,
-        epoch=inbox.epoch,
-        highest=inbox.highest,
-        lost=tuple(inbox.lost),
-        wants=inbox.wants,
-        service=inbox.service,
-        claim=peer.claim,
-        primary=peer.was_primary or peer.role == PRIMARY,
-        marker=peer.verdict_marker,
-        verdict=peer.verdict,
-    )
-
-
-def _answer(peer: Peer) -> Ack:
-    """What we say to a life of a peer that has not proved itself yet."""
-    return Ack(peer.name, peer.candidate, peer.candidate_number, claim=peer.claim)

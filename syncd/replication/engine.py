@@ -16,10 +16,12 @@ from syncd.errors import FrameError
 from syncd.flows.filter import RecordFilter
 from syncd.flows.own import Own
 from syncd.flows.record import END, EXP_END, Record, RecordReader
-from syncd.replication.agreement import Agreement, Settings
-from syncd.replication.frame import Numbered, envelope_bytes
+from syncd.replication.agreement import Agreement
+from syncd.replication.frame import Frame, Numbered, envelope_bytes
 from syncd.replication.peer import Peer, PeerEvent, PeerState
 from syncd.replication.roles import BACKUP, FAULT, PRIMARY, Roles
+from syncd.replication.seal import ENFORCE, PERMISSIVE, Sealer, Security
+from syncd.replication.settings import Settings
 
 _LOOKUPS_AT_ONCE = 1024  # some 5 ms of the kernel's time
 _RELEASE_INTERVAL_S = 0.25
@@ -36,7 +38,9 @@ class ReplicationEngine:
         settings: Settings,
         record_filter: RecordFilter,
         now: float,
+        security: Security | None = None,
     ) -> None:
+        """`security` is off when it is not given."""
         self.node = node
         self.epoch = epoch
         self.settings = settings
@@ -47,11 +51,13 @@ class ReplicationEngine:
         self.comparison = self.agreement.comparison
         self.dump_wanted = True
         self.kernel_read = False  # was the kernel's table read once in full?
+        self.sealer = Sealer(node, epoch, security or Security())
         self._links: dict[int, tuple[bool, int]] = {0: (True, settings.frame_bytes)}
         self._filter = record_filter
         self._started_at = now
         self._now = now
         self._release_at = now  # when held ends are looked through again
+        self._security_changed()
 
     @property
     def peers(self) -> dict[str, Peer]:
@@ -143,14 +149,38 @@ class ReplicationEngine:
         if self._links.get(place) == (usable, frame_bytes):
             return
         self._links[place] = (usable, frame_bytes)
+        self._limit_payloads()
+
+    def _limit_payloads(self) -> None:
+        """A payload fits every usable link, with all that is put around it."""
         links = self._links.values()
         sizes = [size for ready, size in links if ready] or [size for _, size in links]
-        self.outbox.payload_bytes = min(sizes) - envelope_bytes(self.node)
+        around = envelope_bytes(self.node) + self.sealer.overhead
+        self.outbox.payload_bytes = min(sizes) - around
+
+    def change_security(self, security: Security, now: float) -> None:
+        """Other keys or another mode from now on."""
+        self._now = now
+        self.sealer.change(security)
+        self._security_changed()
+        self.agreement.hello_at = now
+
+    def _security_changed(self) -> None:
+        self.agreement.key_ids = self.sealer.security.ids
+        self._limit_payloads()
+
+    @property
+    def sealing(self) -> bool:
+        """Do frames leave sealed now?"""
+        security = self.sealer.security
+        if security.mode != PERMISSIVE:
+            return security.mode == ENFORCE
+        return self.agreement.all_open(security.sending)
 
     def receive(
         self,
         datagram: bytes,
-        place: int,  # noqa: ARG002 - plain frames are the same on every link
+        place: int,  # noqa: ARG002 - a sealed frame tells the place at its sender
         source: str,
         now: float,
     ) -> str | None:
@@ -160,11 +190,14 @@ class ReplicationEngine:
         """
         self._now = now
         try:
-            frame = self.agreement.coder.unpack(datagram)
+            coder = self.agreement.coder
+            envelope = coder.unwrap(datagram)
+            content = coder.content(self.sealer.open(envelope, datagram))
         except FrameError as error:
             text = f"refused from {source}: {error}"
             self.agreement.say_once(error.reason, source, text)
             return error.reason
+        frame = Frame(envelope.sender, envelope.epoch, envelope.number, content)
         return self.agreement.receive(frame, source, now)
 
     # What leaves
@@ -178,10 +211,13 @@ class ReplicationEngine:
         place = self._place()
         if place is None:
             return []
+        frames = self._frames(now)
+        if self.sealing:
+            seal = self.sealer.seal
+            return [(place, seal(place, number, payload)) for number, payload in frames]
         wrap, node, epoch = self.agreement.coder.wrap, self.node, self.epoch
         return [
-            (place, wrap(node, epoch, number, payload))
-            for number, payload in self._frames(now)
+            (place, wrap(node, epoch, number, payload)) for number, payload in frames
         ]
 
     def _place(self) -> int | None:
@@ -202,7 +238,8 @@ class ReplicationEngine:
             outbox.forget_marks(self.own)
         probe = self._probe_due(now)
         if probe or now >= agreement.hello_at or now >= agreement.ack_at:
-            frames += agreement.hellos(probe or not outbox.acked)
+            frames += agreement.hellos(probe or not outbox.acked, now)
+            agreement.told_at = now
             agreement.hello_at = now + self.settings.hello_interval_s
             agreement.ack_at = math.inf
             agreement.unacknowledged_frames = 0
@@ -291,7 +328,8 @@ class ReplicationEngine:
         self.agreement.forget_departed(now)
         if now >= self._release_at and self.own.flows.held:
             self._release_at = now + _RELEASE_INTERVAL_S
-            self.own.flows.release_due(now)
+            overtaken = self.roles.overtaken(self.peers.values())
+            self.own.flows.release_due(math.inf if overtaken else now)
 
     # Commands
 

@@ -11,7 +11,8 @@ its HELLO).
       sender    str    name of the node, 1..64 characters
       epoch     int    one life of a daemon, unique per sender
       number    int    1, 2, 3 ... over all frames of that epoch
-      payload   bin    first byte = codec: 0 as it is, 1 zstandard with DICTIONARY
+      payload   bin    first byte = codec: 0 as it is, 1 zstandard with DICTIONARY,
+                       2 sealed, see `seal.py`
     payload   [HELLO, {field: value}]                           fields: `Hello`
               [DATA, floor, resync, [key, body, ...], [key, ...],
                      [key, body, ...], [key, ...], marker, ...]
@@ -44,6 +45,8 @@ _PLAIN = b"\x00"
 _ZSTD = b"\x01"
 _LEVEL = -1  # 5 % larger than level 1, for two thirds of its time
 _WORTH_COMPRESSING = 96  # shorter payloads gain nothing
+
+_MIDDLE = struct.Struct(">BQBH")  # msgpack: uint 64, bin 16
 
 Flat = list[bytes]
 Numbered = tuple[int, bytes]  # number and payload of a frame that shall leave
@@ -86,6 +89,17 @@ def envelope_bytes(sender: str) -> int:
     """What an envelope adds to a payload, at most."""
     largest = (1 << 63) - 1
     return len(cast(bytes, msgpack.packb((MAJOR, sender, largest, largest, b"")))) + 1
+
+
+def envelope_head(sender: str, epoch: int) -> bytes:
+    """An envelope up to its number, the same for a whole life."""
+    head = msgpack.packb((MAJOR, sender))[1:] + b"\xcf" + epoch.to_bytes(8)
+    return b"\x95" + cast(bytes, head)
+
+
+def envelope_middle(number: int, length: int) -> bytes:
+    """What stands between that and a payload of `length` bytes."""
+    return _MIDDLE.pack(0xCF, number, 0xC5, length)
 
 
 class Coder:

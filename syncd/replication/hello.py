@@ -13,6 +13,8 @@ from syncd.errors import FrameError
 
 MAJOR = 1
 MINOR = 0
+KEY_ID_BYTES = 4
+KEYS_LIMIT = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,8 @@ class Hello:
 
     `services` are the nodes that the sender serves. `digest` is (marker, flows,
     expectations, value) of the own tables. `compare` counts the comparisons that this
-    node asked for.
+    node asked for. `keys` are the ids of the keys that the sender opens sealed frames
+    with; none tells that it opens none.
     """
 
     version: tuple[int, int] = (MAJOR, MINOR)
@@ -76,6 +79,7 @@ class Hello:
     services: tuple[Service, ...] = ()
     digest: tuple[int, int, int, int] = (0, 0, 0, 0)
     compare: int = 0
+    keys: tuple[bytes, ...] = ()
 
 
 def hello_fields(hello: Hello) -> dict[str, object]:
@@ -110,6 +114,7 @@ def hello_fields(hello: Hello) -> dict[str, object]:
         "services": [(s.node, s.epoch, s.number, s.told) for s in hello.services],
         "digest": hello.digest,
         "compare": hello.compare,
+        "keys": hello.keys,
     }
 
 
@@ -145,6 +150,7 @@ def read_hello(fields: dict[object, object]) -> Hello:
         services=tuple(_service(entry) for entry in services),
         digest=(digest[0], digest[1], digest[2], digest[3]),
         compare=_number(fields, "compare"),
+        keys=_key_ids(fields.get("keys", [])),
     )
 
 
@@ -160,6 +166,13 @@ def _number(fields: dict[object, object], name: str) -> int:
     if not is_counter(value):
         raise FrameError("malformed", f"a HELLO whose {name} is no number")
     return cast(int, value)
+
+
+def _key_ids(value: object) -> tuple[bytes, ...]:
+    """A list of key ids; what else is in it is none."""
+    items = value if type(value) is list else []
+    ids = [item for item in items if type(item) is bytes and len(item) == KEY_ID_BYTES]
+    return tuple(ids[:KEYS_LIMIT])
 
 
 def _counters(value: object, length: int, name: str) -> list[int]:

@@ -71,9 +71,10 @@ class Peer:
     departed_until: float = 0.0
     inbox: Inbox = field(default_factory=Inbox)
     state: PeerState = PeerState.UNKNOWN
-    candidate: int = 0  # a life of it that has not proved itself, 0 = none
-    candidate_number: int = 0  # the highest number heard of that life
-    challenge: int = 0  # the number of ours that it has to acknowledge
+    # Lives of it that have not proved themselves: epoch -> (highest number, heard at).
+    candidates: dict[int, tuple[int, float]] = field(default_factory=dict)
+    challenge: int = 0  # the number of ours that one of them has to acknowledge
+    keys: tuple[bytes, ...] = ()  # ids of the keys that it opens sealed frames with
     source: str = ""
     heard_at: float = 0.0
     progress_at: float = 0.0  # when it last acknowledged a frame that was new to it

@@ -39,6 +39,14 @@ class Roles:
         highest = max((peer.claim for peer in peers), default=0)
         return self.role == PRIMARY or (self.claim > 0 and self.claim >= highest)
 
+    def overtaken(self, peers: Iterable[Peer]) -> bool:
+        """Does the traffic that this node stood for belong to somebody else now?
+
+        Its ends are true then, even those that come with an address: to put them into
+        a kernel again is to bring back what the new owner has ended since.
+        """
+        return 0 < self.claim < max((peer.claim for peer in peers), default=0)
+
     def promote(self, peers: Iterable[Peer], own: Own) -> None:
         """Become primary; repeated, it changes nothing."""
         if self.role == PRIMARY:

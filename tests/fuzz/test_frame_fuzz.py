@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from syncd.config import FilterConfig
 from syncd.errors import FrameError
 from syncd.flows.filter import RecordFilter
-from syncd.replication.agreement import Settings
 from syncd.replication.engine import ReplicationEngine
 from syncd.replication.frame import CONTENT_LIMIT, Coder
 from syncd.replication.hello import MAJOR
+from syncd.replication.settings import Settings
 
 REASONS = {"malformed", "version", "auth", "replay", "name", "peers"}
 SOURCE = "10.0.0.2"

@@ -51,11 +51,12 @@ class Node:
         text = CONFIGURATION.format(name=name, socket=self.socket)
         self.config.write_text(text + more)
 
-    def start(self) -> None:
-        """Start the daemon; it may not answer yet."""
+    def start(self, *before: str) -> None:
+        """Start the daemon, `before` in front of its command; it may not answer yet."""
+        words = (*before, str(SYNCD), "run", "-c", str(self.config))
         with self._log.open("ab") as log:
             self._running = subprocess.Popen(
-                inside_command(self.namespace, str(SYNCD), "run", "-c", self.config),
+                inside_command(self.namespace, *words),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -88,6 +89,12 @@ class Node:
     @property
     def log(self) -> str:
         return self._log.read_text(errors="replace")
+
+    @property
+    def pid(self) -> int:
+        """The daemon's: `ip`, and what stood before it, have become it."""
+        assert self._running is not None
+        return self._running.pid
 
     @property
     def running(self) -> bool:

@@ -1,9 +1,9 @@
 """A program that records the frames of this version of the protocol.
 
 In: a directory. Out: one file per session, `two-nodes.jsonl` and `three-nodes.jsonl`;
-see `tests/data/frames/README.md`. The daemons are real, in namespaces around a relay that
-loses and delays; what is recorded is what they sent, seen on the relay's ports. Run it
-once for each protocol version, with `[security] mode = "off"`, and keep the files.
+see `tests/data/frames/README.md`. The daemons are real, in namespaces around a relay
+that loses and delays; what is recorded is what they sent, seen on the relay's ports.
+Run it once for each version, with `[security] mode = "off"`, and keep the files.
 """
 
 import json

@@ -57,6 +57,7 @@ class Cluster:
                 self.watch,
                 plan.settings,
                 plan.habit(index),
+                plan.security,
             )
             node.kernel.late_end_share = plan.late_end_share
             self.nodes[name] = node

@@ -7,7 +7,8 @@ times. A plan is plain data, so that a story can be written down by hand as well
 import random
 from dataclasses import dataclass, field
 
-from syncd.replication.agreement import Settings
+from syncd.replication.seal import Security
+from syncd.replication.settings import Settings
 
 from tests.sim.network import Weather
 from tests.sim.node import Habits
@@ -41,6 +42,7 @@ class Plan:
     habits: tuple[Habits, ...] = (Habits(),)
     late_end_share: float = 0.0
     roles: bool = False
+    security: Security = field(default_factory=Security)
     faults: tuple[Fault, ...] = ()
 
     def pace(self, index: int) -> Pace:
@@ -56,6 +58,7 @@ class Plan:
             f"seed {self.seed}: {', '.join(self.nodes)}, load {self.load_s:.2f} s",
             f"  {self.weather}",
             f"  {self.settings}",
+            f"  security {self.security.mode}",
             *(f"  {pace}" for pace in self.paces),
             *(f"  {habits}" for habits in self.habits),
             *(f"  {fault}" for fault in self.faults),
@@ -81,7 +84,16 @@ def draw(seed: int) -> Plan:
         late_end_share=rng.choice((0.0, 0.0, 0.3)),
         roles=roles,
         faults=tuple(_faults(rng, nodes, load_s, roles=roles)),
+        security=_security(rng),
     )
+
+
+def _security(rng: random.Random) -> Security:
+    """Two runs of three are sealed, as it is by default."""
+    if rng.random() < 1 / 3:
+        return Security()
+    key_id, secret = rng.randbytes(4), rng.randbytes(32)
+    return Security("enforce", {key_id: secret}, key_id)
 
 
 def _weather(rng: random.Random) -> Weather:

@@ -7,9 +7,9 @@ and ended one by one. The watch looks on as in the seeded runs.
 import random
 from collections.abc import Iterable
 
-from syncd.replication.agreement import Settings
 from syncd.replication.peer import Peer
 from syncd.replication.roles import sources
+from syncd.replication.settings import Settings
 
 from tests.sim.cluster import Cluster
 from tests.sim.ctnetlink import SRC_NAT, TCP, Facts, Tracker

@@ -14,7 +14,7 @@ def keys(entries: list[Entry]) -> set[bytes]:
 
 
 @pytest.mark.parametrize("weather", [CALM, LOSSY], ids=["calm", "lossy"])
-@pytest.mark.parametrize("number", range(10))
+@pytest.mark.parametrize("number", [*range(10), 17])
 def test_masqueraded_flows_survive_a_switch_over_forth_and_back(
     number: int, weather: Weather
 ) -> None:

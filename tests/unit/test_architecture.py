@@ -27,6 +27,7 @@ IMPURE_MODULES = frozenset(
 # The only module of syncd that may import each of these.
 HOMES = {
     "asyncio_dgram": "syncd/link/udp.py",
+    "cryptography": "syncd/replication/seal.py",
     "msgpack": "syncd/replication/frame.py",
     "pyroute2": "syncd/kernel/host.py",
     "xxhash": "syncd/flows/digest.py",
@@ -43,10 +44,11 @@ DOORS = {
     "replication": BASE | {"syncd.flows"},
     "kernel": BASE,
     "link": BASE,
+    "build": frozenset[str](),
     "daemon": BASE
-    | {"syncd.flows", "syncd.replication", "syncd.kernel", "syncd.link"}
+    | {"syncd.build", "syncd.flows", "syncd.replication", "syncd.kernel", "syncd.link"}
     | {"syncd.__version__"},
-    "cli": BASE | {"syncd.flows.view", "syncd.__version__"},
+    "cli": BASE | {"syncd.build", "syncd.flows.view", "syncd.__version__"},
     "__main__": frozenset({"syncd.cli"}),
     "__init__": frozenset[str](),
 }

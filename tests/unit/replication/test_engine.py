@@ -1,10 +1,10 @@
 """Two and three engines agree, lose each other, and agree again."""
 
 import pytest
-from syncd.replication.agreement import Settings
 from syncd.replication.frame import Coder, Data
 from syncd.replication.hello import Hello
 from syncd.replication.peer import PeerState
+from syncd.replication.settings import Settings
 
 from tests.unit.replication.talk import Talk, flow_key, put
 

@@ -1,0 +1,17 @@
+"""The measures of the protocol, which a node is configured with."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Of one node; times in seconds."""
+
+    hello_interval_s: float = 0.5
+    silence_s: float = 3.0  # after which a peer counts as lost
+    window_frames: int = 256  # unacknowledged at most
+    frame_bytes: int = 1400  # of one datagram at most
+    ack_delay_s: float = 0.1
+    ack_frames: int = 64  # DATA frames after which an acknowledgement goes at once
+    probe_interval_s: float = 0.25  # without acknowledgement, doubled each time
+    burst_frames: int = 64  # of one `send`

@@ -1,0 +1,197 @@
+"""What we tell the peers about ourselves and about them: HELLO, services, passes.
+
+In: what this node holds and has heard. Out: HELLOs with their acknowledgements, whom
+we serve and who is lost, which resync begins, log lines. The rule of the room: what is
+said is the present state of `Agreement`, which hears and decides.
+"""
+
+import math
+from dataclasses import replace
+
+from syncd.flows.own import Own
+from syncd.replication.comparison import Comparison
+from syncd.replication.frame import Coder, Numbered, envelope_bytes
+from syncd.replication.hello import Ack, Hello, Service
+from syncd.replication.inbox import SATISFIED
+from syncd.replication.outbox import Outbox
+from syncd.replication.peer import Peer, PeerEvent, PeerState
+from syncd.replication.roles import PRIMARY, Roles
+from syncd.replication.settings import Settings
+
+_SAID_LIMIT = 256  # reasons and sources that a log line was written for
+_MESSAGES_LIMIT = 256  # log lines that wait to be taken
+
+
+class Speaker:
+    """The half of `Agreement` that speaks."""
+
+    def __init__(
+        self, node: str, epoch: int, settings: Settings, own: Own, now: float
+    ) -> None:
+        self.node = node
+        self.epoch = epoch
+        self.settings = settings
+        self.own = own
+        self.peers: dict[str, Peer] = {}
+        self.roles = Roles()
+        self.comparison = Comparison()
+        self.coder = Coder()
+        self.outbox = Outbox(
+            self.coder,
+            settings.window_frames,
+            settings.frame_bytes - envelope_bytes(node),
+        )
+        self.role_given = False  # by a command, in this life
+        self.key_ids: tuple[bytes, ...] = ()  # that frames are opened with here
+        self.told_at = -math.inf  # when the latest HELLO left
+        self.hello_at = now  # when the next HELLO is due
+        self.ack_at = math.inf  # when an acknowledgement is due, with a HELLO
+        self.probe_at = math.inf  # when somebody should have acknowledged
+        self.probe_wait_s = settings.probe_interval_s
+        self.unacknowledged_frames = 0
+        self.waiting: set[str] = set()  # peers that want a pass
+        self.ended_elsewhere: list[bytes] = []  # our kernel's copies of ended flows
+        self._pass_count = 0
+        self._messages: list[tuple[str, str]] = []
+        self._said: set[tuple[str, str]] = set()
+
+    def begin_service(self, peer: Peer, now: float) -> None:
+        """From now on the peer has to acknowledge what we say."""
+        if peer.state is not PeerState.SYNCING:
+            peer.move(PeerEvent.HEARD)
+        peer.remote_wants = 0
+        self.outbox.join(peer.name)
+        self.hello_at = now
+
+    def drop_service(self, peer: Peer, event: PeerEvent) -> None:
+        """Nothing waits for this peer any more."""
+        peer.move(event)
+        self.outbox.leave(peer.name)
+        self.waiting.discard(peer.name)
+        peer.inbound_equal = peer.outbound_equal = False
+
+    def silent_peers(self, now: float) -> None:
+        """Peers that were not heard, or did not hear us, for too long are lost."""
+        silence = self.settings.silence_s
+        for peer in self.peers.values():
+            if not peer.live:
+                continue
+            if now - peer.heard_at >= silence:
+                self.say("warning", f"{peer.name} is silent: lost")
+            elif now - peer.progress_at >= silence:
+                self.say("warning", f"{peer.name} does not hear this node: lost")
+            else:
+                continue
+            self.drop_service(peer, PeerEvent.SILENT)
+
+    def pass_due(self) -> bool:
+        """Does a peer wait for a resync that can begin?"""
+        return self.outbox.running is None and bool(self.waiting) and not self._untold()
+
+    def begin_pass(self) -> None:
+        """Start the resync that is due."""
+        wanting = self.waiting & self.outbox.acked.keys()
+        self.waiting.clear()
+        if wanting:
+            self._pass_count += 1
+            self.outbox.begin_pass(self._pass_count, self.own, sorted(wanting))
+
+    def _untold(self) -> bool:
+        """Is there a peer that does not know yet that its pass was complete?
+
+        The next pass waits for it: its first frame would begin a new sweep there.
+        """
+        return any(
+            name in self.outbox.completed and self.peers[name].remote_wants != SATISFIED
+            for name in self.outbox.acked
+            if name not in self.waiting
+        )
+
+    def hellos(self, reply: bool, now: float) -> list[Numbered]:
+        """HELLO as one frame, or as several if the MTU asks for it."""
+        hello = Hello(
+            role=self.roles.role,
+            claim=self.roles.claim,
+            owner=self.roles.owner(self.peers.values()),
+            floor=self.outbox.floor,
+            reply=reply,
+            flows=len(self.own.flows),
+            expectations=len(self.own.expectations),
+            digest=self.comparison.own_digest,
+            compare=self.comparison.asked,
+            keys=self.key_ids,
+        )
+        for peer in self.peers.values():
+            for epoch, (_, heard_at) in list(peer.candidates.items()):
+                if now - heard_at >= self.settings.silence_s:
+                    del peer.candidates[epoch]
+        known = [p for p in self.peers.values() if p.inbox.epoch or p.candidates]
+        return self._hellos_about(hello, known)
+
+    def _hellos_about(self, hello: Hello, peers: list[Peer]) -> list[Numbered]:
+        full = replace(
+            hello,
+            acks=tuple(_ack(peer) for peer in peers if peer.inbox.epoch)
+            + tuple(answer for peer in peers for answer in _answers(peer)),
+            services=tuple(
+                Service(
+                    peer.name,
+                    peer.inbox.epoch,
+                    self.outbox.services[peer.name],
+                    self.outbox.completed.get(peer.name, 0),
+                )
+                for peer in peers
+                if peer.name in self.outbox.services
+            ),
+        )
+        number = self.outbox.number + 1
+        payload = self.coder.pack_hello(full)
+        if len(payload) > self.outbox.payload_bytes and len(peers) > 1:
+            half = len(peers) // 2
+            return self._hellos_about(hello, peers[:half]) + self._hellos_about(
+                hello, peers[half:]
+            )
+        self.outbox.number = number
+        return [(number, payload)]
+
+    def take_messages(self) -> list[tuple[str, str]]:
+        """Log lines since the last call: (level, text)."""
+        messages, self._messages = self._messages, []
+        return messages
+
+    def say(self, level: str, text: str) -> None:
+        """One log line, unless too many wait."""
+        if len(self._messages) < _MESSAGES_LIMIT:
+            self._messages.append((level, text))
+
+    def say_once(self, reason: str, source: str, text: str) -> None:
+        """One warning for each reason and source in this life."""
+        if (reason, source) in self._said or len(self._said) >= _SAID_LIMIT:
+            return
+        self._said.add((reason, source))
+        self.say("warning", text)
+
+
+def _ack(peer: Peer) -> Ack:
+    """What we say about one peer's frames."""
+    inbox = peer.inbox
+    return Ack(
+        node=peer.name,
+        epoch=inbox.epoch,
+        highest=inbox.highest,
+        lost=tuple(inbox.lost),
+        wants=inbox.wants,
+        service=inbox.service,
+        claim=peer.claim,
+        primary=peer.was_primary or peer.role == PRIMARY,
+        marker=peer.verdict_marker,
+        verdict=peer.verdict,
+    )
+
+
+def _answers(peer: Peer) -> list[Ack]:
+    """What we say to lives of a peer that have not proved themselves yet."""
+    return [
+        Ack(peer.name, epoch, number, claim=peer.claim)
+        for epoch, (number, _) in peer.candidates.items()
+    ]
