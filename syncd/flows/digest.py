@@ -9,7 +9,8 @@ bits of the hash of the key choose the bucket. The old body is hashed again when
 changes: that takes less time than to look a stored hash up, and no memory.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import struct
+from collections.abc import Iterable, Sequence
 
 from xxhash import xxh3_64_intdigest
 
@@ -17,6 +18,10 @@ BUCKETS = 64
 _BUCKET_SHIFT = 58
 _SHORT_SHIFT = 32
 _MASK = (1 << 64) - 1
+_SHORT_MASK = (1 << 32) - 1
+ALL_BUCKETS = (1 << BUCKETS) - 1
+_PACKED = struct.Struct(f">Q{BUCKETS}I")
+PACKED_BYTES = _PACKED.size
 
 Span = tuple[int, int]  # first and last short name of keys
 
@@ -31,14 +36,6 @@ class Digest:
 
     def __init__(self) -> None:
         self.sums: list[int] = [0] * BUCKETS
-
-    def change(self, key: bytes, old: bytes, new: bytes) -> None:
-        """One record had the body `old` and has `new`; b"" is no record."""
-        name = xxh3_64_intdigest(key)
-        if old:
-            self.sums[name >> _BUCKET_SHIFT] -= xxh3_64_intdigest(old, name)
-        if new:
-            self.sums[name >> _BUCKET_SHIFT] += xxh3_64_intdigest(new, name)
 
     def store(self, bodies: dict[bytes, bytes], flat: Sequence[bytes]) -> None:
         """Put `[key, body, ...]` into `bodies`."""
@@ -86,10 +83,49 @@ class Digest:
             name = xxh3_64_intdigest(key)
             sums[name >> _BUCKET_SHIFT] -= xxh3_64_intdigest(body, name)
 
+    def recount(self, records: Iterable[tuple[bytes, bytes]], buckets: int) -> int:
+        """Sum up these buckets (a bit set) afresh, over all records.
+
+        Returns the buckets whose sum was not that of their records.
+        """
+        fresh = [0] * BUCKETS
+        for key, body in records:
+            name = xxh3_64_intdigest(key)
+            bucket = name >> _BUCKET_SHIFT
+            if buckets >> bucket & 1:
+                fresh[bucket] += xxh3_64_intdigest(body, name)
+        wrong = 0
+        for bucket in range(BUCKETS):
+            if buckets >> bucket & 1:
+                if (fresh[bucket] - self.sums[bucket]) & _MASK:
+                    wrong |= 1 << bucket
+                self.sums[bucket] = fresh[bucket]
+        return wrong
+
     @property
     def values(self) -> list[int]:
         """The sums as unsigned numbers of 64 bits."""
         return [total & _MASK for total in self.sums]
+
+    @property
+    def packed(self) -> bytes:
+        """For a frame: all 64 bits of the whole, the lower 32 bits of each bucket."""
+        values = self.values
+        return _PACKED.pack(
+            sum(values) & _MASK, *(value & _SHORT_MASK for value in values)
+        )
+
+    def differing(self, packed: bytes) -> int:
+        """The buckets (a bit set) that are not as in `packed`; 0 when all is equal."""
+        ours = self.packed
+        if ours == packed:
+            return 0
+        theirs = _PACKED.unpack(packed)[1:]
+        buckets = 0
+        for bucket, value in enumerate(_PACKED.unpack(ours)[1:]):
+            if value != theirs[bucket]:
+                buckets |= 1 << bucket
+        return buckets or ALL_BUCKETS
 
 
 def short_name(key: bytes) -> int:
@@ -99,7 +135,7 @@ def short_name(key: bytes) -> int:
 
 def short_value(key: bytes, body: bytes) -> int:
     """The lower half of the hash of a record."""
-    return xxh3_64_intdigest(body, xxh3_64_intdigest(key)) & 0xFFFFFFFF
+    return xxh3_64_intdigest(body, xxh3_64_intdigest(key)) & _SHORT_MASK
 
 
 def bucket_of(name: int) -> int:
@@ -107,15 +143,21 @@ def bucket_of(name: int) -> int:
     return name >> (_BUCKET_SHIFT - _SHORT_SHIFT)
 
 
-def bucket_span(bucket: int) -> Span:
-    """The short names of one bucket."""
+def spans_of(buckets: int) -> list[Span]:
+    """The short names of these buckets (a bit set), neighbours in one span."""
     width = _BUCKET_SHIFT - _SHORT_SHIFT
-    return bucket << width, ((bucket + 1) << width) - 1
+    spans: list[Span] = []
+    for bucket in range(BUCKETS):
+        if buckets >> bucket & 1:
+            first, last = bucket << width, ((bucket + 1) << width) - 1
+            if spans and spans[-1][1] == first - 1:
+                first = spans.pop()[0]
+            spans.append((first, last))
+    return spans
 
 
-def sum_of(records: Iterator[tuple[bytes, bytes]]) -> list[int]:
+def sum_of(records: Iterable[tuple[bytes, bytes]]) -> list[int]:
     """The sums over these records, afresh."""
     digest = Digest()
-    for key, body in records:
-        digest.change(key, b"", body)
+    digest.recount(records, ALL_BUCKETS)
     return digest.values

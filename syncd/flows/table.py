@@ -111,6 +111,7 @@ class OwnTable:
         "held",
         "holding",
         "marks",
+        "owed",
         "seen",
         "touched",
     )
@@ -119,6 +120,7 @@ class OwnTable:
         self.bodies: dict[bytes, bytes] = {}
         self.facts: dict[bytes, tuple[bytes, int]] = {}
         self.marks: dict[bytes, bytes | None] = {}
+        self.owed = 0  # so many of the first marks hold what a peer is known to miss
         self.held: dict[bytes, float] = {}
         self.holding = False
         self.touched: set[bytes] | None = None  # by events, since a dump began
@@ -157,6 +159,7 @@ class OwnTable:
         for key in keys:
             if marks.setdefault(key, bodies.get(key, ENDED_AT_PEERS)) is NEW_TO_PEERS:
                 marks[key] = ENDED_AT_PEERS
+        self.owed = len(marks)
 
     def told(self, key: bytes) -> bytes:
         """What was told of a key last, b"" if nothing or its end."""

@@ -88,8 +88,7 @@ class Agreement(Speaker):
                 self.say("info", f"{peer.name} took over: {released} ends released")
         self._served(peer, hello, now)
         self._acknowledged(peer, hello, now)
-        if self.comparison.heard(peer, hello, now):
-            self.hello_at = now
+        self.comparison.heard(peer, hello, now)
         if peer.state is PeerState.SYNCING and peer.agreed and peer.swept:
             peer.move(PeerEvent.AGREED)
             self.say("info", f"{peer.name} is in step")
@@ -154,7 +153,8 @@ class Agreement(Speaker):
         peer.swept = False
         peer.highest_acked = peer.remote_wants = peer.compare = 0
         peer.verdict = peer.verdict_marker = 0
-        peer.copy = None
+        peer.compared = False
+        peer.asks = ()
         peer.inbound_equal = peer.outbound_equal = False
         if peer.name in self.outbox.acked:
             self.outbox.leave(peer.name)
@@ -174,6 +174,7 @@ class Agreement(Speaker):
             if service.told and peer.inbox.completes(service.told):
                 gone = self._sweep(peer, now)
                 peer.repaired += peer.differing + (gone if peer.inbound_at >= 0 else 0)
+                peer.incident_repaired += peer.differing + gone
                 peer.differing = 0
                 peer.swept = True
                 self.ack_at = now
@@ -205,7 +206,7 @@ class Agreement(Speaker):
                 self.probe_wait_s = self.settings.probe_interval_s
                 self.probe_at = now + self.probe_wait_s
             self._wanted(peer, ack)
-            self.comparison.acknowledged(peer, ack, now)
+            self.comparison.acknowledged(peer, ack, self.outbox, self.own, now)
 
     def _remembered(self, ack: Ack) -> None:
         """A peer remembers what we were before a restart."""
@@ -262,8 +263,12 @@ class Agreement(Speaker):
             peer.expectations.put(data.expectations, now)
         if data.expectation_ends:
             peer.expectations.drop(data.expectation_ends)
-        if data.marker:
-            self.comparison.marked(peer, data.marker)
+        if data.proof is not None and self.comparison.marked(peer, *data.proof, now):
+            self.hello_at = now
+        if data.inventory is not None and self.comparison.listed(
+            peer, frame.number, data.inventory, self.outbox.payload_bytes, now
+        ):
+            self.hello_at = now
         self.unacknowledged_frames += 1
         if (
             inbox.lost_frames != lost

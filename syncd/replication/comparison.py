@@ -1,132 +1,236 @@
-"""Comparisons of tables with the peers: who asks, where the markers stand, verdicts.
+"""Proof that copies are equal: markers, verdicts, and what a difference leads to.
 
-In: the moments at which the stream is at rest, markers and digests of peers. Out: our
-own digest for the HELLO, verdicts on our copies. See `digest.py` for the proof itself.
+In: the beat, markers of peers, their verdicts on our markers. Out: proof frames and
+inventories, asks for the HELLO, log lines, and, as the last resort, a resync.
+
+A sender puts a numbered proof into a DATA frame of its own: the digest over what all
+frames have told up to there. The receiver compares at the instant at which it takes
+that frame. Equal is equal, whatever was lost; a difference counts only if nothing is
+missing before the frame, else the verdict is `UNCLEAN` and the sender soon tries again.
 """
 
 import math
+from collections.abc import Callable
 
+from syncd.flows.digest import BUCKETS
 from syncd.flows.own import Own
-from syncd.replication.digest import (
-    DIFFERENT,
-    EQUAL,
-    NO_VERDICT,
-    UNCLEAN,
-    Digest,
-)
+from syncd.replication.frame import Inventory, Numbered
 from syncd.replication.hello import Ack, Hello
 from syncd.replication.inbox import SATISFIED
+from syncd.replication.location import (
+    FAR_APART,
+    Lister,
+    audit_all,
+    held_records,
+    mark_asked,
+)
+from syncd.replication.outbox import Outbox
 from syncd.replication.peer import Peer
 
-_RETRY_S = 0.1
-_RETRIES_LIMIT = 100
-_REPAIR_INTERVAL_S = 5.0  # between two resyncs that differences cause, per peer
+NO_VERDICT = 0
+EQUAL = 1
+DIFFERENT = 2
+UNCLEAN = 3  # frames were missing at the marker
+
+_BEAT_S = 1.0
+_RETRY_S = 0.2  # after a verdict that was not "equal"
+_PROOF_S = 10.0  # in which a proof has to be given again
+_LOCATION_S = 5.0  # in which a difference has to be located and repaired
+_RESYNC_WAIT_LIMIT_S = 320.0
+_AUDIT_RECORDS = 8192  # that are counted afresh with each comparison, about 1 ms
+_AUDIT_RECORD_S = 1e-5  # a larger table waits so long per record for its next bucket
+Say = Callable[[str, str], None]
 
 
 class Comparison:
     """The comparisons that one node takes part in."""
 
-    __slots__ = ("_digest", "_due_at", "_retries", "asked", "differences", "marker")
+    __slots__ = ("_due_at", "_lister", "_say", "asked", "differences", "marker")
 
-    def __init__(self) -> None:
-        self.asked = 0  # how often we asked the peers to show their digests
-        self.marker = 0  # number of our latest snapshot
-        self.differences = 0  # verdicts "different", ours and theirs
-        self._digest: Digest | None = None
-        self._due_at = math.inf
-        self._retries = 0
+    def __init__(self, say: Say) -> None:
+        self.asked = 0  # how often we asked the peers to prove themselves
+        self.marker = 0  # number of our latest proof
+        self.differences = 0  # incidents, in our copies and in those of ours
+        self._due_at = 0.0
+        self._lister = Lister()
+        self._say = say
 
     def ask(self, now: float) -> None:
         """Compare everything with everybody, now."""
         self.asked += 1
-        self._retries = 0
         self._due_at = now
 
-    def due(self, now: float) -> bool:
-        """Shall the next frame that leaves no mark behind carry a marker?"""
-        return now >= self._due_at
+    # As a sender
 
-    def take_snapshot(self, own: Own) -> None:
-        """The frame with marker `self.marker + 1` is leaving."""
-        self.marker += 1
-        self._due_at = math.inf
-        self._digest = Digest(self.marker, own.flows.bodies, own.expectations.bodies)
+    def frames(self, outbox: Outbox, own: Own, now: float) -> list[Numbered]:
+        """Inventories and proofs that are due, if no peer is known to miss anything."""
+        if not self._may_speak(outbox, own):
+            return []
+        frames: list[Numbered] = []
+        if self._lister.spans:
+            frames = self._lister.burst(outbox, own)
+            if not self._lister.spans:
+                self._due_at = min(self._due_at, now + _RETRY_S)
+        if now >= self._due_at and outbox.window_open:
+            self.marker += 1
+            self._due_at = now + _BEAT_S
+            frames.append(outbox.pack_proof(self.marker))
+        return frames
 
-    @property
-    def own_digest(self) -> tuple[int, int, int, int]:
-        """For the HELLO; zeros as long as there is none."""
-        digest = self._digest
-        return digest.value if digest is not None and digest.done else (0, 0, 0, 0)
+    def _may_speak(self, outbox: Outbox, own: Own) -> bool:
+        return (
+            bool(outbox.acked)
+            and outbox.window_open
+            and not own.flows.owed
+            and not own.expectations.owed
+        )
 
-    def working(self, peers: dict[str, Peer]) -> bool:
-        """Is there hashing to do?"""
-        if self._digest is not None and not self._digest.done:
-            return True
-        return any(p.copy is not None and not p.copy.done for p in peers.values())
+    def deadline(self, outbox: Outbox, own: Own, now: float) -> float:
+        """When `frames` has something to send."""
+        if not self._may_speak(outbox, own):
+            return math.inf
+        return now if self._lister.spans else self._due_at
 
-    def proceed(self, peers: dict[str, Peer], now: float) -> bool:
-        """Hash one slice; True when a result came of it that peers should hear."""
-        digest = self._digest
-        if digest is not None and not digest.done:
-            return digest.proceed()
-        for peer in peers.values():
-            if peer.copy is not None and not peer.copy.done:
-                return peer.copy.proceed() and self._judge(peer, now)
-        return False
-
-    def marked(self, peer: Peer, marker: int) -> None:
-        """A peer's marker: take a snapshot of our copy if it is complete here."""
-        if peer.inbox.lost or peer.inbox.wants != SATISFIED:
-            peer.copy = None
-            peer.verdict, peer.verdict_marker = UNCLEAN, marker
+    def acknowledged(
+        self, peer: Peer, ack: Ack, outbox: Outbox, own: Own, now: float
+    ) -> None:
+        """A peer's verdict on its copy of our tables, and what it asks for."""
+        if ack.marker > self.marker or ack.verdict == NO_VERDICT:
             return
-        peer.verdict, peer.verdict_marker = NO_VERDICT, marker
-        peer.copy = Digest(marker, peer.flows.bodies, peer.expectations.bodies)
-
-    def heard(self, peer: Peer, hello: Hello, now: float) -> bool:
-        """A peer's HELLO: its digest, and whether it asks for ours."""
-        if hello.compare > peer.compare:
-            peer.compare = hello.compare
-            self._retries = 0
+        if ack.marker > peer.outbound_marker:
+            peer.outbound_marker = ack.marker
+            peer.outbound_asks = 0
+            self._judged(peer, ack, outbox, own, now)
+        asks = ack.asks
+        if ack.marker == peer.outbound_marker and len(asks) > peer.outbound_asks:
+            mark_asked(own, set(asks[peer.outbound_asks :]))
+            peer.outbound_asks = len(asks)
             self._due_at = min(self._due_at, now)
-        peer.remote_digest = hello.digest
-        marker = hello.digest[0]
-        if marker > peer.verdict_marker:
-            peer.copy = None
-            peer.verdict, peer.verdict_marker = UNCLEAN, marker
-            return True
-        return self._judge(peer, now)
 
-    def _judge(self, peer: Peer, now: float) -> bool:
-        """Give the verdict on our copy of a peer's tables, if both digests are here."""
-        copy = peer.copy
-        if copy is None or not copy.done or copy.marker != peer.remote_digest[0]:
+    def _judged(
+        self, peer: Peer, ack: Ack, outbox: Outbox, own: Own, now: float
+    ) -> None:
+        peer.outbound_at = now
+        if ack.verdict != EQUAL:
+            self._due_at = min(self._due_at, now + _RETRY_S)
+        if ack.verdict == UNCLEAN:
+            return
+        if ack.verdict == DIFFERENT:
+            if peer.outbound_equal:
+                self.differences += 1
+            if ack.buckets and not self._lister.spans:
+                self._lister.want(ack.buckets, outbox, own)
+        peer.outbound_equal = ack.verdict == EQUAL
+
+    # As a receiver
+
+    def marked(self, peer: Peer, marker: int, digest: bytes, now: float) -> bool:
+        """A peer's proof; True if the verdict should be heard at once."""
+        self._audit(peer, now)
+        peer.verdict_marker = marker
+        peer.buckets = buckets = peer.held.differing(digest)
+        peer.compared = True
+        peer.inquiry.begin_round()
+        peer.asks = ()
+        if not buckets:
+            peer.verdict = EQUAL
+            news = not peer.inbound_equal
+            peer.inbound_equal, peer.inbound_at = True, now
+            self._repaired(peer, now)
+            return news
+        if not self._complete(peer):
+            peer.verdict = UNCLEAN
             return False
-        peer.copy = None
-        peer.inbound_equal = copy.value == peer.remote_digest
-        peer.inbound_at = now
-        peer.verdict = EQUAL if peer.inbound_equal else DIFFERENT
-        if not peer.inbound_equal:
-            self.differences += 1
-            if now - peer.pulled_at >= _REPAIR_INTERVAL_S:
-                peer.pulled_at = now
-                peer.inbox.want_resync()
+        peer.verdict = DIFFERENT
+        peer.inbound_equal, peer.inbound_at = False, now
+        self._incident(peer, now)
         return True
 
-    def acknowledged(self, peer: Peer, ack: Ack, now: float) -> None:
-        """A peer's verdict on its copy of our tables."""
-        if ack.marker != self.marker or ack.verdict == NO_VERDICT:
-            return
-        if ack.verdict == UNCLEAN:
-            if self._retries < _RETRIES_LIMIT and self._due_at == math.inf:
-                self._retries += 1
-                self._due_at = now + _RETRY_S
-            return
-        if ack.verdict == DIFFERENT and peer.outbound_equal:
-            self.differences += 1
-        peer.outbound_equal = ack.verdict == EQUAL
-        peer.outbound_at = now
+    def _complete(self, peer: Peer) -> bool:
+        """Do we miss nothing of what the peer has told so far?"""
+        inbox = peer.inbox
+        return peer.swept and not inbox.lost and inbox.wants == SATISFIED
 
-    def deadline(self) -> float:
-        """When the next marker is due."""
-        return self._due_at
+    def _audit(self, peer: Peer, now: float) -> None:
+        """Is what is summed up with each change what is there?
+
+        A small table is counted afresh each time, a large one bucket by bucket.
+        """
+        records = len(peer.flows) + len(peer.expectations)
+        if records <= _AUDIT_RECORDS:
+            audit_all(peer)
+        elif now >= peer.audit_at:
+            peer.audit_at = now + records * _AUDIT_RECORD_S
+            peer.audit_bucket = (peer.audit_bucket + 1) % BUCKETS
+            peer.held.recount(held_records(peer), 1 << peer.audit_bucket)
+
+    def _incident(self, peer: Peer, now: float) -> None:
+        """A difference: say so once; ask for everything if it stays."""
+        if peer.incident_at < 0:
+            peer.incident_at = now
+            peer.incident_repaired = 0
+            self.differences += 1
+            self._say(
+                "warning",
+                f"our copy of {peer.name}'s table differs in {peer.buckets.bit_count()}"
+                f" of {BUCKETS} buckets: the records are located and told again",
+            )
+        elif now >= peer.incident_at + _LOCATION_S:
+            self._resync(peer, now)
+
+    def _resync(self, peer: Peer, now: float) -> None:
+        """The last resort; each one without success doubles the time to the next."""
+        if now < peer.pulled_at + peer.pull_wait_s:
+            return
+        peer.pulled_at = now
+        peer.pull_wait_s = min(2 * peer.pull_wait_s, _RESYNC_WAIT_LIMIT_S)
+        self._say("warning", f"{peer.name} is still different: everything is asked for")
+        peer.inbox.want_resync()
+
+    def _repaired(self, peer: Peer, now: float) -> None:
+        if peer.incident_at < 0:
+            return
+        self._say(
+            "info",
+            f"our copy of {peer.name}'s table is equal again: {peer.incident_repaired} "
+            f"records repaired in {now - peer.incident_at:.1f} s",
+        )
+        peer.incident_at = -1.0
+        peer.pull_wait_s = _LOCATION_S
+
+    def listed(
+        self,
+        peer: Peer,
+        number: int,
+        inventory: Inventory,
+        payload_bytes: int,
+        now: float,
+    ) -> bool:
+        """A peer's inventory; True if it should hear at once what we ask for.
+
+        `payload_bytes` are those of a HELLO.
+        """
+        if peer.verdict != DIFFERENT or not self._complete(peer):
+            return False
+        dropped = peer.inquiry.compare(peer, number, inventory, peer.buckets)
+        asked, peer.asks = peer.asks, peer.inquiry.first_asks(payload_bytes)
+        found = dropped + len(peer.asks) - len(asked)
+        peer.repaired += found
+        peer.incident_repaired += found
+        if len(peer.inquiry.asks) > FAR_APART:
+            self._resync(peer, now)
+        return found > 0
+
+    def heard(self, peer: Peer, hello: Hello, now: float) -> None:
+        """A peer's HELLO: does it want us to prove ourselves?"""
+        if hello.compare > peer.compare:
+            peer.compare = hello.compare
+            self._due_at = min(self._due_at, now)
+
+    def forget_old(self, peers: dict[str, Peer], now: float) -> None:
+        """A proof that was not given again for long is none."""
+        for peer in peers.values():
+            if now - peer.inbound_at > _PROOF_S:
+                peer.inbound_equal = False
+            if now - peer.outbound_at > _PROOF_S:
+                peer.outbound_equal = False

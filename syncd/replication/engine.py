@@ -272,17 +272,7 @@ class ReplicationEngine:
             if frame is None:
                 break
             frames.append(frame)
-        if (
-            self.comparison.due(now)
-            and outbox.window_open
-            and outbox.running is None
-            and not own.flows.marks
-            and not own.expectations.marks
-        ):
-            frame = outbox.pack_marks(own, self.comparison.marker + 1)
-            if frame is not None:
-                self.comparison.take_snapshot(own)
-                frames.append(frame)
+        frames += self.comparison.frames(outbox, own, now)
 
     # Time
 
@@ -297,14 +287,10 @@ class ReplicationEngine:
         for peer in self.peers.values():
             if peer.live:
                 due = min(due, min(peer.heard_at, peer.progress_at) + silence)
-        outbox = self.outbox
-        if outbox.acked and outbox.running is None and outbox.window_open:
-            due = min(due, self.comparison.deadline())
-        return max(due, self._now)
+        proof_at = self.comparison.deadline(self.outbox, self.own, self._now)
+        return max(min(due, proof_at), self._now)
 
     def _work_waits(self) -> bool:
-        if self.comparison.working(self.peers):
-            return True
         if self.outbox.acked and not self.outbox.window_open:
             return False
         running = self.outbox.running
@@ -319,11 +305,9 @@ class ReplicationEngine:
         return self.kernel_read and self.agreement.pass_due()
 
     def tick(self, now: float) -> None:
-        """What time alone brings: silent peers, a slice of a comparison."""
+        """What time alone brings: silent peers, proofs that are too old."""
         self._now = now
-        comparison = self.comparison
-        if comparison.working(self.peers) and comparison.proceed(self.peers, now):
-            self.agreement.hello_at = now
+        self.comparison.forget_old(self.peers, now)
         self.agreement.silent_peers(now)
         self.agreement.forget_departed(now)
         if now >= self._release_at and self.own.flows.held:

@@ -15,11 +15,15 @@ its HELLO).
                        2 sealed, see `seal.py`
     payload   [HELLO, {field: value}]                           fields: `Hello`
               [DATA, floor, resync, [key, body, ...], [key, ...],
-                     [key, body, ...], [key, ...], marker, ...]
+                     [key, body, ...], [key, ...], 0, proof, inventory, ...]
       floor     int    lowest number of a frame that somebody may still miss
       resync    int    number of the pass that is going on, 0 = none
       lists            flows told, flows ended, expectations told, expectations ended
-      marker    int    number of the comparison whose snapshot is taken here, 0 = none
+      0         int    (protocol 1.0: a comparison of a kind that is no longer made)
+      proof     list   [marker, digest]; what has been told up to here, see `digest.py`
+      inventory list   [first, last, bin]: short names and values of all records whose
+                       short name is in that span, 4 + 4 bytes each, see `location.py`;
+                       proof and inventory may be missing, or be empty lists
 
 Fields that stand behind the known ones, and unknown HELLO fields, are skipped: a
 later minor version adds them there.
@@ -33,6 +37,7 @@ import msgpack
 import zstandard
 
 from syncd.errors import FrameError
+from syncd.flows.digest import PACKED_BYTES
 from syncd.replication.hello import MAJOR, Hello, hello_fields, is_counter, read_hello
 
 HELLO = 0
@@ -49,6 +54,7 @@ _WORTH_COMPRESSING = 96  # shorter payloads gain nothing
 _MIDDLE = struct.Struct(">BQBH")  # msgpack: uint 64, bin 16
 
 Flat = list[bytes]
+Inventory = tuple[int, int, bytes]
 Numbered = tuple[int, bytes]  # number and payload of a frame that shall leave
 
 
@@ -62,7 +68,8 @@ class Data:
     flow_ends: list[bytes] = field(default_factory=list)
     expectations: Flat = field(default_factory=list)
     expectation_ends: list[bytes] = field(default_factory=list)
-    marker: int = 0
+    proof: tuple[int, bytes] | None = None
+    inventory: Inventory | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,18 +127,19 @@ class Coder:
 
     def pack_data(self, data: Data) -> bytes:
         """The payload of one DATA frame; the caller looks at its length."""
-        return self._pack(
-            (
-                DATA,
-                data.floor,
-                data.resync,
-                data.flows,
-                data.flow_ends,
-                data.expectations,
-                data.expectation_ends,
-                data.marker,
-            )
+        content = (
+            DATA,
+            data.floor,
+            data.resync,
+            data.flows,
+            data.flow_ends,
+            data.expectations,
+            data.expectation_ends,
+            0,
         )
+        if data.proof is None and data.inventory is None:
+            return self._pack(content)
+        return self._pack((*content, data.proof or (), data.inventory or ()))
 
     def pack_hello(self, hello: Hello) -> bytes:
         """The payload of one HELLO frame."""
@@ -248,11 +256,10 @@ def _is_records(items: object, group: int) -> bool:
 def _data(content: list[object]) -> Data:
     if len(content) < 8:
         raise FrameError("malformed", "a DATA frame that ends early")
-    _, floor, resync, flows, ends, expectations, expectation_ends, marker = content[:8]
+    _, floor, resync, flows, ends, expectations, expectation_ends = content[:7]
     if not (
         is_counter(floor)
         and is_counter(resync)
-        and is_counter(marker)
         and _is_records(flows, 2)
         and _is_records(ends, 1)
         and _is_records(expectations, 2)
@@ -266,8 +273,34 @@ def _data(content: list[object]) -> Data:
         cast(Flat, ends),
         cast(Flat, expectations),
         cast(Flat, expectation_ends),
-        cast(int, marker),
+        _proof(content[8]) if len(content) > 8 else None,
+        _inventory(content[9]) if len(content) > 9 else None,
     )
+
+
+def _proof(item: object) -> tuple[int, bytes] | None:
+    if item == []:
+        return None
+    if type(item) is list and len(item) > 1:
+        marker, digest = item[:2]
+        if is_counter(marker) and type(digest) is bytes and len(digest) == PACKED_BYTES:
+            return marker, digest
+    raise FrameError("malformed", "a DATA frame with a broken proof")
+
+
+def _inventory(item: object) -> Inventory | None:
+    if item == []:
+        return None
+    if type(item) is list and len(item) > 2:
+        first, last, records = item[:3]
+        if (
+            is_counter(first)
+            and is_counter(last)
+            and type(records) is bytes
+            and len(records) % 8 == 0
+        ):
+            return first, last, records
+    raise FrameError("malformed", "a DATA frame with a broken inventory")
 
 
 def _dictionary() -> bytes:

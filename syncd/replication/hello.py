@@ -25,7 +25,8 @@ class Ack:
     -1 when in step, else the number of a pass: any later one is wanted; it is said of
     service `service` (see `Service`). `claim` is the highest claim that node ever
     told, `primary` whether it last said to be primary. `marker` and `verdict` are the
-    result of the latest comparison (see `digest.py`).
+    result of the latest comparison, `buckets` (a bit set) what was different, and
+    `asks` the short names of records that shall be told again (see `comparison.py`).
     """
 
     node: str
@@ -38,6 +39,8 @@ class Ack:
     primary: bool = False
     marker: int = 0
     verdict: int = 0
+    buckets: int = 0
+    asks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +62,14 @@ class Service:
 class Hello:
     """Heartbeat, acknowledgement and control of one node; see `Engine`.
 
-    `services` are the nodes that the sender serves. `digest` is (marker, flows,
-    expectations, value) of the own tables. `compare` counts the comparisons that this
-    node asked for. `keys` are the ids of the keys that the sender opens sealed frames
-    with; none tells that it opens none.
+    `services` are the nodes that the sender serves. `compare` counts the comparisons
+    that this node asked for. `keys` are the ids of the keys that the sender opens
+    sealed frames with; none tells that it opens none.
     """
 
     version: tuple[int, int] = (MAJOR, MINOR)
     order: str = sys.byteorder
-    capabilities: tuple[str, ...] = ("zstd",)
+    capabilities: tuple[str, ...] = ("zstd", "digest")
     role: str = "backup"
     claim: int = 0
     owner: bool = False
@@ -77,7 +79,6 @@ class Hello:
     expectations: int = 0
     acks: tuple[Ack, ...] = ()
     services: tuple[Service, ...] = ()
-    digest: tuple[int, int, int, int] = (0, 0, 0, 0)
     compare: int = 0
     keys: tuple[bytes, ...] = ()
 
@@ -96,6 +97,8 @@ def hello_fields(hello: Hello) -> dict[str, object]:
             int(ack.primary),
             ack.marker,
             ack.verdict,
+            ack.buckets,
+            ack.asks,
         )
         for ack in hello.acks
     ]
@@ -112,7 +115,6 @@ def hello_fields(hello: Hello) -> dict[str, object]:
         "expectations": hello.expectations,
         "acks": acks,
         "services": [(s.node, s.epoch, s.number, s.told) for s in hello.services],
-        "digest": hello.digest,
         "compare": hello.compare,
         "keys": hello.keys,
     }
@@ -134,7 +136,6 @@ def read_hello(fields: dict[object, object]) -> Hello:
     services = fields.get("services", [])
     if type(acks) is not list or type(services) is not list:
         raise FrameError("malformed", "a HELLO with a field of a wrong kind")
-    digest = _counters(fields.get("digest", known.digest), 4, "digest")
     return Hello(
         version=(version[0], version[1]),
         order=_text(fields, "order", known.order),
@@ -148,7 +149,6 @@ def read_hello(fields: dict[object, object]) -> Hello:
         expectations=_number(fields, "expectations"),
         acks=tuple(_ack(ack) for ack in acks),
         services=tuple(_service(entry) for entry in services),
-        digest=(digest[0], digest[1], digest[2], digest[3]),
         compare=_number(fields, "compare"),
         keys=_key_ids(fields.get("keys", [])),
     )
@@ -203,6 +203,11 @@ def _ack(entry: object) -> Ack:
         raise FrameError("malformed", "a HELLO with a broken acknowledgement")
     rest = _counters(entry[5:10], 5, "acknowledgement")
     service, claim, primary, marker, verdict = rest
+    buckets, asks = 0, entry[11] if len(entry) > 11 else []
+    if len(entry) > 10:
+        [buckets] = _counters(entry[10:11], 1, "acknowledgement")
+    if type(asks) is not list or len(asks) > 4096:
+        raise FrameError("malformed", "a HELLO with a broken acknowledgement")
     lost = _gaps_to_ranges(highest, _counters(gaps, len(gaps), "acknowledgement"))
     return Ack(
         entry[0],
@@ -215,6 +220,8 @@ def _ack(entry: object) -> Ack:
         primary == 1,
         marker,
         verdict,
+        buckets,
+        tuple(_counters(asks, len(asks), "acknowledgement")),
     )
 
 

@@ -18,7 +18,7 @@ from syncd.errors import FrameError
 from syncd.flows.digest import Digest
 from syncd.flows.own import Own
 from syncd.flows.table import OwnTable
-from syncd.replication.frame import Coder, Data, Numbered
+from syncd.replication.frame import Coder, Data, Inventory, Numbered
 
 _SAFE_SHARE = 0.93  # of a frame that we dare to fill by estimate
 _RECORDS_LIMIT = 512  # of one frame
@@ -170,28 +170,34 @@ class Outbox:
             self.running = None
         return through
 
-    def pack_marks(self, own: Own, marker: int = 0) -> Numbered | None:
-        """One frame of marked records, or None when nothing is marked.
-
-        With a `marker` a frame leaves even when it carries nothing.
-        """
+    def pack_marks(self, own: Own) -> Numbered | None:
+        """One frame of marked records, or None when nothing is marked."""
         flows, expectations = own.flows, own.expectations
-        if not flows.marks and not expectations.marks and not marker:
+        if not flows.marks and not expectations.marks:
             return None
         count = self._estimate()
         while True:
             flow_keys = list(islice(flows.marks, count))
             keys = list(islice(expectations.marks, max(count - len(flow_keys), 0)))
-            frame = self._pack(own, flow_keys, keys, marker)
+            frame = self._pack(own, flow_keys, keys)
             if frame is not None:
                 break
             if len(flow_keys) + len(keys) == 1:
                 self._give_up(flows if flow_keys else expectations)
-                return self.pack_marks(own, marker)
+                return self.pack_marks(own)
             count = max((len(flow_keys) + len(keys)) * 3 // 4, 1)
-        self._unmark(flows, flow_keys)
-        self._unmark(expectations, keys)
+        self._unmark_first(flows, flow_keys)
+        self._unmark_first(expectations, keys)
         return frame
+
+    def pack_proof(
+        self, marker: int = 0, inventory: Inventory | None = None
+    ) -> Numbered:
+        """A frame without records: the digest of what was told, or an inventory."""
+        proof = (marker, self.told.packed) if marker else None
+        data = self._empty()
+        data.proof, data.inventory = proof, inventory
+        return self._number((), [], self._coder.pack_data(data))
 
     def pack_pass(self, own: Own) -> Numbered | None:
         """One frame of the running pass, or None when it is at its end."""
@@ -204,7 +210,7 @@ class Outbox:
             flow_keys = running.flows[-count:][::-1]
             room = count - len(flow_keys)
             keys = running.expectations[-room:][::-1] if room else []
-            frame = self._pack(own, flow_keys, keys, 0)
+            frame = self._pack(own, flow_keys, keys)
             if frame is not None:
                 break
             if len(flow_keys) + len(keys) == 1:
@@ -224,11 +230,18 @@ class Outbox:
     def forget_marks(self, own: Own) -> None:
         """There is nobody to tell: whoever comes will be told everything."""
         for table in (own.flows, own.expectations):
-            self._unmark(table, list(islice(table.marks, _UNHEARD_AT_ONCE)))
+            self._unmark_first(table, list(islice(table.marks, _UNHEARD_AT_ONCE)))
+
+    def _unmark_first(self, table: OwnTable, keys: Sequence[bytes]) -> None:
+        """The same for keys that are the first of the marks."""
+        self._unmark(table, keys)
+        table.owed = max(table.owed - len(keys), 0)
 
     def _unmark(self, table: OwnTable, keys: Sequence[bytes]) -> None:
         """The present state of these keys is told; those with a mark lose it."""
         self.told.settle(keys, table.marks, table.bodies)
+        if not table.marks:
+            table.owed = 0
 
     def _estimate(self) -> int:
         room = self.payload_bytes * _SAFE_SHARE
@@ -239,7 +252,7 @@ class Outbox:
 
         The digest counts it as told: the peers differ, and they are right to say so.
         """
-        self._unmark(table, [next(iter(table.marks))])
+        self._unmark_first(table, [next(iter(table.marks))])
         self.oversized += 1
 
     def _pack(
@@ -247,12 +260,9 @@ class Outbox:
         own: Own,
         flow_keys: Sequence[bytes],
         expectation_keys: Sequence[bytes],
-        marker: int,
     ) -> Numbered | None:
         """Number and pack these keys' present state; None when it is too large."""
-        data = Data(
-            self.floor, self.running.number if self.running else 0, marker=marker
-        )
+        data = self._empty()
         _collect(own.flows, flow_keys, data.flows, data.flow_ends)
         _collect(
             own.expectations,
@@ -270,8 +280,16 @@ class Outbox:
         if records > 4:
             share = len(payload) / records
             self._flow_bytes += (max(share, 8.0) - self._flow_bytes) / 8
+        return self._number(flow_keys, expectation_keys, payload)
+
+    def _empty(self) -> Data:
+        return Data(self.floor, self.running.number if self.running else 0)
+
+    def _number(
+        self, flow_keys: Sequence[bytes], keys: Sequence[bytes], payload: bytes
+    ) -> Numbered:
         self.number += 1
-        self.unacked[self.number] = (flow_keys, expectation_keys)
+        self.unacked[self.number] = (flow_keys, keys)
         return self.number, payload
 
 

@@ -13,10 +13,10 @@ raises. A lost peer's tables stay: on failover they are what is committed.
 from dataclasses import dataclass, field
 from enum import Enum
 
-from syncd.flows.digest import Digest
+from syncd.flows.digest import BUCKETS, Digest
 from syncd.flows.table import Table
-from syncd.replication.digest import Digest as Snapshot
 from syncd.replication.inbox import SATISFIED, Inbox
+from syncd.replication.location import Inquiry
 
 
 class PeerState(Enum):
@@ -87,17 +87,26 @@ class Peer:
     swept: bool = False  # was it heard in full, in this life of it?
     remote_wants: int = 0  # what it wants of us, see `Inbox.wants`
     compare: int = 0  # comparisons that it asked for
-    copy: Snapshot | None = None  # of our copy of its tables, at its latest marker
-    remote_digest: tuple[int, int, int, int] = (0, 0, 0, 0)
+    compared: bool = False  # has it proved itself in this life?
+    buckets: int = 0  # of our copy of its tables that differed at its latest proof
     verdict: int = 0  # on our copy of its tables, at marker `verdict_marker`
     verdict_marker: int = 0
+    inquiry: Inquiry = field(default_factory=Inquiry)
+    asks: tuple[int, ...] = ()  # short names of records that it shall tell again
+    incident_at: float = -1.0  # when our copy turned out to be different
+    incident_repaired: int = 0
     inbound_at: float = -1.0  # when our copy of its tables was last compared
     outbound_at: float = -1.0  # when its copy of ours was last compared
     inbound_equal: bool = False
     outbound_equal: bool = False
+    outbound_marker: int = 0  # of ours, the latest that it gave a verdict on
+    outbound_asks: int = 0  # names that it has asked for since
     pulled_at: float = -1e9  # when a difference last made us ask for everything
+    pull_wait_s: float = 5.0  # until it may do so again
+    audit_at: float = 0.0  # when the next bucket is counted afresh
+    audit_bucket: int = 0
     differing: int = 0  # records that the running resync found different
-    repaired: int = 0  # records that resyncs after the first one put right
+    repaired: int = 0  # records that were put right after the first resync
 
     def __post_init__(self) -> None:
         self.flows = Table(self.held)
@@ -116,6 +125,13 @@ class Peer:
     def agreed(self) -> bool:
         """Does neither side want anything of the other?"""
         return self.inbox.wants == SATISFIED and self.remote_wants == SATISFIED
+
+    @property
+    def completeness(self) -> float:
+        """The share of its records that we hold and that is proven, by buckets."""
+        if not self.compared:
+            return 0.0
+        return 1.0 - self.buckets.bit_count() / BUCKETS
 
     @property
     def verified(self) -> bool:

@@ -9,7 +9,7 @@ import math
 from dataclasses import replace
 
 from syncd.flows.own import Own
-from syncd.replication.comparison import Comparison
+from syncd.replication.comparison import DIFFERENT, Comparison
 from syncd.replication.frame import Coder, Numbered, envelope_bytes
 from syncd.replication.hello import Ack, Hello, Service
 from syncd.replication.inbox import SATISFIED
@@ -34,7 +34,7 @@ class Speaker:
         self.own = own
         self.peers: dict[str, Peer] = {}
         self.roles = Roles()
-        self.comparison = Comparison()
+        self.comparison = Comparison(self.say)
         self.coder = Coder()
         self.outbox = Outbox(
             self.coder,
@@ -117,7 +117,6 @@ class Speaker:
             reply=reply,
             flows=len(self.own.flows),
             expectations=len(self.own.expectations),
-            digest=self.comparison.own_digest,
             compare=self.comparison.asked,
             keys=self.key_ids,
         )
@@ -186,6 +185,8 @@ def _ack(peer: Peer) -> Ack:
         primary=peer.was_primary or peer.role == PRIMARY,
         marker=peer.verdict_marker,
         verdict=peer.verdict,
+        buckets=peer.buckets if peer.verdict == DIFFERENT else 0,
+        asks=peer.asks,
     )
 
 

@@ -81,7 +81,7 @@ def stored_blindly(now: Bodies, then: Bodies) -> None:
 
 
 def summed_up(now: Bodies) -> None:
-    sum_of(iter(now.items()))
+    sum_of(now.items())
 
 
 if __name__ == "__main__":

@@ -108,24 +108,26 @@ VALUES = st.recursive(
 FIELDS = st.sampled_from(
     (
         *("version", "order", "capabilities", "role", "claim", "owner", "floor"),
-        *("reply", "flows", "expectations", "acks", "services", "digest", "compare"),
+        *("reply", "flows", "expectations", "acks", "services", "compare"),
     )
 )
 CONTENTS = (
     VALUES
     | st.tuples(st.integers(0, 3), st.dictionaries(FIELDS, VALUES)).map(list)
-    | st.lists(VALUES, min_size=7, max_size=9).map(lambda rest: [1, *rest])
+    | st.lists(VALUES, min_size=7, max_size=11).map(lambda rest: [1, *rest])
+    | st.tuples(VALUES, VALUES).map(lambda rest: [1, 0, 0, [], [], [], [], 0, *rest])
 )
 SMALL = st.integers(0, 70)
 GAPS = st.lists(st.tuples(SMALL, SMALL), max_size=3).map(
     lambda pairs: [number for pair in pairs for number in pair]
 )
-# node, epoch, highest, gaps, wants, service, claim, primary, marker, verdict
+# node, epoch, highest, gaps, wants, service, claim, primary, marker, verdict, buckets,
+# asks
 ACKS = st.lists(
     st.tuples(
         *(st.sampled_from(("fw1", "fw02", "x")), st.sampled_from((4, 5, 9)), SMALL),
         *(GAPS, st.integers(-1, 9), SMALL, SMALL, st.integers(0, 1), SMALL),
-        st.integers(0, 4),
+        *(st.integers(0, 4), st.integers(0, 99), st.lists(SMALL, max_size=4)),
     ).map(list),
     max_size=4,
 )

@@ -27,7 +27,7 @@ def test_the_sums_are_those_of_the_bodies_that_are_left(
             else:
                 table.put([key, body], 1.0)
     records = [record for table in tables for record in table.bodies.items()]
-    assert shared.values == sum_of(iter(records))
+    assert shared.values == sum_of(records)
     for table in tables:
         table.clear()
     assert shared.values == [0] * BUCKETS
@@ -37,14 +37,14 @@ def test_a_key_that_a_frame_names_twice_counts_once() -> None:
     table = Table()
     table.put([flow_key(1), flow_body(1), flow_key(1), flow_body(1, 30)], 1.0)
     assert table.bodies == {flow_key(1): flow_body(1, 30)}
-    assert table.digest.values == sum_of(iter(table.bodies.items()))
+    assert table.digest.values == sum_of(table.bodies.items())
 
 
 def test_a_body_under_another_key_and_a_changed_bit_are_seen() -> None:
     sums = [
-        sum_of(iter([(flow_key(1), flow_body(1)), (flow_key(2), flow_body(2))])),
-        sum_of(iter([(flow_key(1), flow_body(2)), (flow_key(2), flow_body(1))])),
-        sum_of(iter([(flow_key(1), flow_body(1)), (flow_key(2), flow_body(2, 61))])),
+        sum_of([(flow_key(1), flow_body(1)), (flow_key(2), flow_body(2))]),
+        sum_of([(flow_key(1), flow_body(2)), (flow_key(2), flow_body(1))]),
+        sum_of([(flow_key(1), flow_body(1)), (flow_key(2), flow_body(2, 61))]),
     ]
     assert sums[0] != sums[1] != sums[2] != sums[0]
 
@@ -53,9 +53,31 @@ def test_the_short_names_of_a_bucket_are_its_span() -> None:
     for number in range(500):
         name = digest.short_name(flow_key(number))
         bucket = digest.bucket_of(name)
-        sums = sum_of(iter([(flow_key(number), flow_body(1))]))
+        sums = sum_of([(flow_key(number), flow_body(1))])
         assert sums[bucket] != 0
         assert sums.count(0) == BUCKETS - 1
-        first, last = digest.bucket_span(bucket)
+        [(first, last)] = digest.spans_of(1 << bucket)
         assert first <= name <= last
-    assert digest.bucket_span(BUCKETS - 1)[1] == (1 << 32) - 1
+    assert digest.spans_of(digest.ALL_BUCKETS) == [(0, (1 << 32) - 1)]
+    assert len(digest.spans_of(0b1011)) == 2
+
+
+def test_what_differs_is_told_by_bucket() -> None:
+    ours, theirs = Table(), Table()
+    for table in (ours, theirs):
+        table.put([flow_key(1), flow_body(1), flow_key(2), flow_body(2)], 1.0)
+    assert ours.digest.differing(theirs.digest.packed) == 0
+    ours.put([flow_key(2), flow_body(2, 61)], 1.0)
+    bucket = digest.bucket_of(digest.short_name(flow_key(2)))
+    assert ours.digest.differing(theirs.digest.packed) == 1 << bucket
+    assert len(theirs.digest.packed) == digest.PACKED_BYTES
+
+
+def test_a_body_that_changed_in_silence_is_found_when_its_bucket_is_recounted() -> None:
+    table = Table()
+    table.put([flow_key(1), flow_body(1), flow_key(2), flow_body(2)], 1.0)
+    assert table.digest.recount(table.bodies.items(), digest.ALL_BUCKETS) == 0
+    table.bodies[flow_key(2)] = flow_body(2, 61)
+    bucket = 1 << digest.bucket_of(digest.short_name(flow_key(2)))
+    assert table.digest.recount(table.bodies.items(), bucket) == bucket
+    assert table.digest.values == sum_of(table.bodies.items())

@@ -150,7 +150,7 @@ def test_repeated_hellos_cause_few_answers() -> None:
         b.receive(datagram, 0, "x", talk.now)
         talk.turn()
         talk.now += 0.001
-    assert len(old) > 200
+    assert len(old) >= 200
     assert len(talk.sent) <= len(old) * 0.001 / 0.05 + 2
 
 

@@ -1,8 +1,11 @@
 """Frames survive the way there and back; what is broken is refused by reason."""
 
+from dataclasses import replace
+
 import msgpack
 import pytest
 from syncd.errors import FrameError
+from syncd.flows.digest import Digest
 from syncd.replication.frame import (
     CONTENT_LIMIT,
     HELLO,
@@ -21,7 +24,9 @@ def flat(count: int) -> list[bytes]:
 
 
 def test_data_comes_back_as_it_was_packed() -> None:
-    data = Data(3, 2, flat(5), [flow_key(9)], [b"keykey", b"body"], [b"gone"], 7)
+    data = Data(3, 2, flat(5), [flow_key(9)], [b"keykey", b"body"], [b"gone"])
+    data.proof = 7, Digest().packed
+    data.inventory = 5, 1 << 31, bytes(range(16))
     frame = Coder().unpack(Coder().wrap("fw1", 11, 12, Coder().pack_data(data)))
     assert (frame.sender, frame.epoch, frame.number) == ("fw1", 11, 12)
     assert frame.content == data
@@ -29,6 +34,7 @@ def test_data_comes_back_as_it_was_packed() -> None:
 
 def test_hello_comes_back_as_it_was_packed() -> None:
     ack = Ack("fw2", 5, 100, ((3, 3), (7, 9), (98, 99)), -1, 4, 2, primary=True)
+    ack = replace(ack, marker=3, verdict=2, buckets=(1 << 64) - 1, asks=(7, 1 << 31))
     hello = Hello(
         role="primary",
         claim=3,
@@ -39,7 +45,6 @@ def test_hello_comes_back_as_it_was_packed() -> None:
         expectations=2,
         acks=(ack,),
         services=(Service("fw2", 5, 1, 2),),
-        digest=(1, 10, 2, (1 << 64) - 1),
         compare=8,
     )
     assert Coder().content(Coder().pack_hello(hello)) == hello
@@ -60,7 +65,7 @@ def test_an_envelope_adds_no_more_than_it_says(name: str) -> None:
 
 
 def test_unknown_fields_behind_the_known_ones_are_skipped() -> None:
-    payload = msgpack.packb((1, 0, 0, [], [], [], [], 0, "later", [1, 2]))
+    payload = msgpack.packb((1, 0, 0, [], [], [], [], 0, [], [], "later", [1, 2]))
     datagram = msgpack.packb((MAJOR, "x", 1, 2, b"\0" + payload, "later"))
     assert Coder().unpack(datagram).content == Data()
     payload = msgpack.packb((HELLO, {"role": "primary", "later": {"x": 1}}, 5))
@@ -88,7 +93,10 @@ def test_unknown_fields_behind_the_known_ones_are_skipped() -> None:
         b"\0" + msgpack.packb((0, {"acks": 1})),
         b"\0" + msgpack.packb((0, {"acks": [["x", 1, 5, [9, 9], 0, 0, 0, 0, 0, 0]]})),
         b"\0" + msgpack.packb((0, {"services": [["x"]]})),
-        b"\0" + msgpack.packb((0, {"digest": [1, 2, 3, 1 << 65 if False else "x"]})),
+        b"\0" + msgpack.packb((0, {"acks": [["x", *[0] * 2, [], *[0] * 6, "x", []]]})),
+        b"\0" + msgpack.packb((0, {"acks": [["x", *[0] * 2, [], *[0] * 7, [-1]]]})),
+        b"\0" + msgpack.packb((1, 0, 0, [], [], [], [], 0, [1, b"short"])),
+        b"\0" + msgpack.packb((1, 0, 0, [], [], [], [], 0, [], [0, 1, b"odd"])),
         b"\0" + msgpack.packb((0, {"role": "a\nb"})),
         b"\0" + msgpack.packb((0, {"claim": -4})),
         b"\0" + msgpack.packb((0, {1: 2, "version": 3})),

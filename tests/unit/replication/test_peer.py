@@ -1,12 +1,11 @@
-"""Peers move by the table; roles follow claims; digests do not depend on order."""
+"""Peers move by the table, roles follow claims."""
 
 import pytest
 from syncd.flows.own import Own
-from syncd.replication.digest import Digest
 from syncd.replication.peer import TRANSITIONS, Peer, PeerEvent, PeerState
 from syncd.replication.roles import BACKUP, PRIMARY, Roles, sources
 
-from tests.unit.replication.talk import flow_body, flow_key, put
+from tests.unit.replication.talk import flow_key, put
 
 
 def peer(name: str, claim: int = 0, *, owner: bool = False, epoch: int = 1) -> Peer:
@@ -58,25 +57,3 @@ def test_a_promotion_commits_owners_and_those_without_roles() -> None:
     assert [p.name for p in sources(peers)] == ["owner", "second", "plain"]
     peers[1].taken = (1, 3)
     assert [p.name for p in sources(peers)] == ["second", "plain"]
-
-
-def test_a_digest_does_not_depend_on_the_order() -> None:
-    flows = {flow_key(n): flow_body(n) for n in range(100)}
-    turned = dict(reversed(flows.items()))
-    one, other = Digest(1, flows, {}), Digest(1, turned, {})
-    assert one.proceed()
-    assert other.proceed()
-    assert one.value == other.value
-    flows[flow_key(5)] = flow_body(5, 1)
-    third = Digest(1, flows, {})
-    third.proceed()
-    assert third.value[:3] == one.value[:3]
-    assert third.value != one.value
-
-
-def test_a_large_table_is_hashed_in_slices() -> None:
-    flows = {n.to_bytes(4): b"body" for n in range(5000)}
-    digest = Digest(1, flows, {b"exp!": b"body"})
-    assert not digest.proceed()
-    assert digest.proceed()
-    assert digest.value[1:3] == (5000, 1)

@@ -14,12 +14,17 @@ from tests.unit.replication.recorded_frames import (
     recorded_frames,
 )
 
+# What a version said that no later one asks for: comparisons of 1.0.
+RETIRED = ("marker", "digest")
+
 
 def says(newer: object, older: object) -> bool:
     """Does the newer reading hold all of the older one? It may know more fields."""
     if isinstance(older, dict):
         return isinstance(newer, dict) and all(
-            key in newer and says(newer[key], value) for key, value in older.items()
+            key in newer and says(newer[key], value)
+            for key, value in older.items()
+            if key in newer or key not in RETIRED
         )
     if isinstance(older, list):
         return (
@@ -46,6 +51,8 @@ def test_every_recorded_frame_is_understood_as_it_was_meant(version: str) -> Non
         assert isinstance(content, Data), place
         assert recorded.data is not None, place
         for name, value in recorded.data.items():
+            if name in RETIRED:
+                continue
             found = getattr(content, name)
             if isinstance(value, int):
                 assert found == value, place

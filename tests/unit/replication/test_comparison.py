@@ -1,0 +1,203 @@
+"""A copy that differs is found, located and repaired; nothing else is told again."""
+
+import pytest
+from syncd.flows.digest import bucket_of, short_name
+from syncd.replication.frame import Coder, Data
+from syncd.replication.peer import Peer
+from syncd.replication.settings import Settings
+
+from tests.unit.replication.talk import Talk, flow_body, flow_key, put
+
+
+def in_step(*names: str, flows: int = 300, settings: Settings | None = None) -> Talk:
+    talk = Talk(*names, settings=settings)
+    put(talk.engines["a"].own, *range(flows))
+    talk.run(1)
+    assert talk.engines["b"].peers["a"].verified
+    return talk
+
+
+def is_proof(datagram: bytes) -> bool:
+    content = Coder().unpack(datagram).content
+    return isinstance(content, Data) and content.proof is not None
+
+
+def told(talk: Talk, seconds: float) -> list[bytes]:
+    """The keys that a tells b in that time."""
+    keys: list[bytes] = []
+
+    def listen(sender: str, receiver: str, datagram: bytes) -> bool:
+        content = Coder().unpack(datagram).content
+        if (sender, receiver) == ("a", "b") and isinstance(content, Data):
+            keys.extend(content.flows[::2])
+            keys.extend(content.flow_ends)
+        return True
+
+    talk.deliver = listen
+    talk.run(seconds)
+    return keys
+
+
+def corrupt(peer: Peer, what: str) -> bytes:
+    """Change a copy behind everybody's back; the key of the flow that is concerned."""
+    if what == "add":
+        key = flow_key(999)
+        peer.flows.bodies[key] = flow_body(999)
+        peer.flows.told_s[key] = 1
+        return key
+    key = list(peer.flows.bodies)[17]
+    if what == "flip":
+        body = bytearray(peer.flows.bodies[key])
+        body[-1] ^= 1
+        peer.flows.bodies[key] = bytes(body)
+    else:
+        del peer.flows.bodies[key]
+        del peer.flows.told_s[key]
+    return key
+
+
+@pytest.mark.parametrize("what", ["flip", "drop", "add"])
+def test_a_silent_corruption_is_found_located_and_repaired(what: str) -> None:
+    talk = in_step("a", "b", "c")
+    a, b = talk.engines["a"], talk.engines["b"]
+    peer = b.peers["a"]
+    b.take_messages()
+    key = corrupt(peer, what)
+    passes = a.agreement._pass_count
+    again = told(talk, 2.0)
+    assert talk.copy("b", "a") == talk.own("a") == talk.copy("c", "a")
+    assert again == ([] if what == "add" else [key])
+    assert a.agreement._pass_count == passes
+    assert (peer.repaired, b.comparison.differences) == (1, 1)
+    assert a.comparison.differences == 1
+    assert peer.verified
+    assert a.peers["b"].verified
+    assert peer.completeness == 1.0
+    texts = [text for _, text in b.take_messages()]
+    assert len(texts) == 2
+    assert "differs in 1 of 64 buckets" in texts[0]
+    assert "equal again: 1 records repaired" in texts[1]
+
+
+def test_a_difference_is_shown_until_it_is_repaired() -> None:
+    talk = in_step("a", "b")
+    b = talk.engines["b"]
+    peer = b.peers["a"]
+    corrupt(peer, "flip")
+    heard = talk.deliver
+    talk.deliver = lambda sender, receiver, datagram: (
+        sender == "a" and heard(sender, receiver, datagram)
+    )
+    talk.run(1.2)
+    assert peer.buckets.bit_count() == 1
+    assert peer.completeness == 63 / 64
+    assert [peer.verified] == [False]
+    talk.deliver = heard
+    talk.run(1.5)
+    assert [peer.verified] == [True]
+    assert talk.copy("b", "a") == talk.own("a")
+
+
+def test_copies_are_compared_while_changes_go_on() -> None:
+    talk = in_step("a", "b")
+    a, peer = talk.engines["a"], talk.engines["b"].peers["a"]
+    for turn in range(300):
+        put(a.own, *range(turn * 5, turn * 5 + 40), seconds=turn)
+        a.own.flows.end(flow_key(turn * 5))
+        talk.turn()
+        talk.now += 0.01
+        assert peer.verified
+        assert a.peers["b"].verified
+    assert a.comparison.marker >= 3
+    assert talk.now - peer.inbound_at < 1.2
+
+
+def test_a_corruption_under_load_is_repaired_as_well() -> None:
+    talk = in_step("a", "b")
+    a, peer = talk.engines["a"], talk.engines["b"].peers["a"]
+    key = corrupt(peer, "flip")
+    for turn in range(300):
+        put(a.own, *range(1000, 1040), seconds=turn)
+        talk.turn()
+        talk.now += 0.01
+    assert peer.flows.bodies[key] == a.own.flows.bodies[key]
+    assert peer.verified
+    assert peer.repaired == 1
+
+
+def test_loss_is_no_difference() -> None:
+    talk = in_step("a", "b")
+    a, b = talk.engines["a"], talk.engines["b"]
+    count = 0
+
+    def lossy(_sender: str, _receiver: str, _datagram: bytes) -> bool:
+        nonlocal count
+        count += 1
+        return count % 7 != 0
+
+    talk.deliver = lossy
+    for turn in range(600):
+        put(a.own, *range(turn * 3, turn * 3 + 30), seconds=turn)
+        talk.turn()
+        talk.now += 0.01
+    assert b.comparison.differences == 0
+    talk.deliver = lambda _sender, _receiver, _datagram: True
+    talk.run(1.5)
+    assert b.peers["a"].verified
+    assert b.comparison.differences == 0
+
+
+def test_many_differences_over_a_small_mtu_are_repaired_without_a_resync() -> None:
+    talk = in_step("a", "b", flows=2000, settings=Settings(frame_bytes=548))
+    a, peer = talk.engines["a"], talk.engines["b"].peers["a"]
+    passes = a.agreement._pass_count
+    peer.flows.drop([flow_key(number) for number in range(0, 2000, 50)])
+    talk.run(4.0)
+    assert talk.copy("b", "a") == talk.own("a")
+    assert peer.verified
+    assert a.agreement._pass_count == passes
+    assert peer.repaired == 40
+
+
+def test_a_copy_that_is_another_one_altogether_is_sent_anew() -> None:
+    talk = in_step("a", "b", flows=3000)
+    a, peer = talk.engines["a"], talk.engines["b"].peers["a"]
+    passes = a.agreement._pass_count
+    peer.flows.clear()
+    talk.run(4.0)
+    assert talk.copy("b", "a") == talk.own("a")
+    assert peer.verified
+    assert a.agreement._pass_count == passes + 1
+
+
+def test_a_digest_that_went_wrong_by_itself_is_counted_afresh() -> None:
+    talk = in_step("a", "b")
+    a, peer = talk.engines["a"], talk.engines["b"].peers["a"]
+    a.outbox.told.sums[bucket_of(short_name(flow_key(5)))] += 12345
+    again = told(talk, 2.5)
+    assert again == []
+    assert peer.verified
+    assert peer.repaired == 0
+
+
+def test_a_proof_that_is_not_given_again_grows_old() -> None:
+    talk = in_step("a", "b")
+    peer = talk.engines["b"].peers["a"]
+    talk.deliver = lambda _sender, _receiver, datagram: not is_proof(datagram)
+    talk.run(9.0, step_s=0.1)
+    assert peer.verified
+    talk.run(3.0, step_s=0.1)
+    assert not peer.verified
+
+
+def test_a_record_that_no_frame_can_carry_is_a_difference_without_a_storm() -> None:
+    talk = in_step("a", "b")
+    a, peer = talk.engines["a"], talk.engines["b"].peers["a"]
+    noise = b"".join(hash((n, "x")).to_bytes(8, "big", signed=True) for n in range(400))
+    a.own.flows.put(flow_key(500), noise, b"", 1)
+    passes = a.agreement._pass_count
+    talk.run(30.0, step_s=0.05)
+    assert a.outbox.oversized > 0
+    assert not peer.verified
+    assert peer.completeness == 63 / 64
+    assert a.agreement._pass_count - passes <= 3
