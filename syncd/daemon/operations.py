@@ -180,6 +180,7 @@ class Operations:
     ) -> Answer:
         """Ends are held back from here on; then what happened before is told."""
         async with self._turn:
+            await self._takeover.settle()
             self._node.listener.drain()
             change(time.monotonic())
             pushed = await self._until(self._nothing_to_tell, options, _FLUSH_S)
@@ -201,6 +202,7 @@ class Operations:
 
     async def _resync(self, options: dict[str, object]) -> Answer:
         async with self._turn:
+            await self._takeover.settle()
             what = options["what"]
             if what == "kernel":
                 gone = await self._node.listener.read_kernel()
@@ -234,6 +236,7 @@ class Operations:
 
     async def _flush(self, options: dict[str, object]) -> Answer:
         async with self._turn:
+            await self._takeover.settle()
             table = options["table"]
             if table == "kernel":
                 return await self._flush_kernel()

@@ -9,14 +9,15 @@ after, and a dump then shows what the kernel really made of it.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain, islice
 
 from syncd.config import CommitConfig
 from syncd.daemon.listener import Listener
-from syncd.flows import restore
 from syncd.flows.batch import TimedRecord
 from syncd.flows.commit import CommitPlan, Result
-from syncd.flows.committed import SETTLED_S, Committed
+from syncd.flows.committed import SETTLED_S, Committed, Records
+from syncd.flows.selection import select
 from syncd.kernel import host
 from syncd.kernel.requests import RequestSocket, carry_out
 from syncd.replication.engine import ReplicationEngine
@@ -44,6 +45,7 @@ class Takeover:
         self._config = config
         self._committed = Committed()
         self._adopting: asyncio.Task[None] | None = None
+        self._forgetting: asyncio.TimerHandle | None = None
 
     async def commit(self, peers: list[Peer], *, take_held: bool = False) -> Result:
         """Commit these peers' tables; of one key the highest claim counts.
@@ -51,89 +53,57 @@ class Takeover:
         `peers` are in that order. Their records that this kernel has of a higher claim
         are left alone. `take_held` adds the own records whose end is held back.
         """
-        if self._adopting is not None:
-            await self._adopting
+        await self.settle()
+        if self._forgetting is not None:
+            self._forgetting.cancel()
         began = time.monotonic()
         await self._listener.catch_up()
-        held_back = self._held_back() if take_held else {}
-        flows, expectations = self._records(peers, held_back, began)
-        own = self._engine.own.flows
-        held: Mapping[bytes, bytes] = own.bodies
-        if own.held:  # our kernel has forgotten these
-            held = {key: held[key] for key in held.keys() - own.held.keys()}
+        own, claim = self._engine.own, self._engine.roles.claim
+        releasing = take_held and bool(own.flows.held or own.expectations.held)
+        told = [
+            (table, peer.claim < claim)
+            for peer in peers
+            for table in (peer.flows, peer.departed)
+        ]
+        flows = select(told, own.flows, began, take_held=take_held)
+        told = [(peer.expectations, peer.claim < claim) for peer in peers]
+        expectations = select(told, own.expectations, began, take_held=take_held)
+        held: Mapping[bytes, bytes] = own.flows.bodies
+        if own.flows.held:  # our kernel has forgotten these
+            held = {key: held[key] for key in held.keys() - own.flows.held.keys()}
         timeout_s = self._config().timeout
-        wanted: Sequence[TimedRecord] = flows
+        wanted: Records = flows
         if timeout_s is None:
-            disturbed = own.disturbed
+            disturbed = own.flows.disturbed
             wanted = self._committed.outstanding(flows, held, disturbed, began)
+        own.flows.disturbed = set()
         self._check_space(wanted, held)
-        plan = CommitPlan([*wanted, *expectations], held, timeout_s)
-        await carry_out(plan, self._requests)
+        plan = CommitPlan(chain(wanted, expectations), held, timeout_s)
+        try:
+            await carry_out(plan, self._requests)
+        except BaseException:
+            self._forget()
+            raise
         result = plan.result
         result.unchanged += len(flows) - len(wanted)
         self._note(result, time.monotonic() - began)
         if result.failures:  # the dump will show what is there and what is not
             self._committed.forget()
-            wanted, expectations = [], []
+            adopting = self._adopt((), (), began)
         else:
-            self._committed.note(wanted, began)
-            own.disturbed = set()
-        adopting = self._adopt(wanted, expectations)
-        if held_back:  # their ends are about to be released
+            adopting = self._adopt(wanted, expectations, began)
+        if releasing:  # the ends of those that were held are about to be carried out
             await adopting
         else:
             self._adopting = asyncio.create_task(adopting)
         return result
 
-    def _held_back(self) -> dict[bytes, bytes]:
-        """Own records that the kernel has forgotten but that have not ended."""
-        own = self._engine.own
-        return {
-            key: table.bodies[key]
-            for table in (own.flows, own.expectations)
-            for key in table.held
-        }
+    async def settle(self) -> None:
+        """Return when the own tables know of the last commit."""
+        if self._adopting is not None:
+            await self._adopting
 
-    def _records(
-        self, peers: list[Peer], held_back: dict[bytes, bytes], now: float
-    ) -> tuple[list[TimedRecord], list[TimedRecord]]:
-        """Flows and expectations to commit, each key once, with their age in s."""
-        claim = self._engine.roles.claim
-        own = self._engine.own
-        gathered: tuple[list[TimedRecord], list[TimedRecord]] = ([], [])
-        for records, ours, tables in (
-            (
-                gathered[0],
-                own.flows,
-                [(p.claim, table) for p in peers for table in (p.flows, p.departed)],
-            ),
-            (gathered[1], own.expectations, [(p.claim, p.expectations) for p in peers]),
-        ):
-            taken: set[bytes] = set()
-            for peer_claim, table in tables:
-                if peer_claim < claim:  # our own state is newer than that peer's
-                    taken |= ours.bodies.keys() - ours.held.keys()
-                ages = map(now.__sub__, map(table.told_s.__getitem__, table.bodies))
-                timed = zip(table.bodies, table.bodies.values(), ages, strict=True)
-                if taken:
-                    records += [record for record in timed if record[0] not in taken]
-                else:
-                    records += timed
-                if len(tables) > 1:
-                    taken |= table.bodies.keys()
-        told = (
-            {record[0] for records in gathered for record in records}
-            if held_back
-            else ()
-        )
-        for key, body in held_back.items():
-            if key not in told:
-                gathered[restore.is_expectation(key)].append((key, body, 0.0))
-        return gathered
-
-    def _check_space(
-        self, flows: Sequence[TimedRecord], held: Mapping[bytes, bytes]
-    ) -> None:
+    def _check_space(self, flows: Records, held: Mapping[bytes, bytes]) -> None:
         limit, count = host.table_limit(), host.table_count()
         if not limit or count + len(flows) <= limit:
             return
@@ -163,21 +133,23 @@ class Takeover:
             _LOG.warning("commit: %s", example)
 
     async def _adopt(
-        self, flows: Sequence[TimedRecord], expectations: Sequence[TimedRecord]
+        self, flows: Records, expectations: Iterable[TimedRecord], began: float
     ) -> None:
         """What was committed is in this kernel: take it for own, then look."""
         await asyncio.sleep(_ANSWER_S)
         own = self._engine.own
-        own.expectations.adopt(expectations)
-        for at in range(0, len(flows), _ADOPT_AT_ONCE):
-            own.flows.adopt(flows[at : at + _ADOPT_AT_ONCE])
+        own.expectations.adopt(list(expectations))
+        left = iter(flows)
+        while part := list(islice(left, _ADOPT_AT_ONCE)):
+            self._committed.note(part, began)
+            own.flows.adopt(part)
             await asyncio.sleep(0)
         self._engine.dump_wanted = True
         self._listener.heal()
-        asyncio.get_running_loop().call_later(SETTLED_S, self._forget)
+        loop = asyncio.get_running_loop()
+        self._forgetting = loop.call_later(SETTLED_S, self._forget)
 
     def _forget(self) -> None:
         """Nothing is settled any more: free the memory."""
-        if self._committed.expired(time.monotonic()):
-            self._committed.forget()
-            self._engine.own.flows.disturbed = None
+        self._committed.forget()
+        self._engine.own.flows.disturbed = None

@@ -12,9 +12,11 @@ from operator import itemgetter
 
 from syncd.flows.batch import TimedRecord
 from syncd.flows.restore import REFRESH_FLOOR_S
+from syncd.flows.selection import Selection
 
 SETTLED_S = 60.0  # after which every record is looked at anew
 _KEY_AND_BODY = itemgetter(0, 1)
+Records = Selection | Sequence[TimedRecord]
 _TIMEOUT_HEAD = b"\x08\x00\x07\x00"
 
 
@@ -44,11 +46,11 @@ class Committed:
 
     def outstanding(
         self,
-        records: Sequence[TimedRecord],
+        records: Records,
         held: Mapping[bytes, bytes],
         disturbed: Container[bytes] | None,
         now: float,
-    ) -> Sequence[TimedRecord]:
+    ) -> Records:
         """The records that are not settled; `held` is what the kernel has.
 
         `disturbed` are the keys of which the kernel told something since, None if

@@ -67,6 +67,14 @@ class Table:
                 self.stale.discard(key)
         self.digest.remove(gone)
 
+    def snapshot(self) -> tuple[list[bytes], list[bytes], list[int]]:
+        """Keys, bodies and times as they are now, in one order.
+
+        Both dictionaries get and lose their keys together, so they have one order.
+        """
+        bodies = self.bodies
+        return list(bodies), list(bodies.values()), list(self.told_s.values())
+
     def begin_sweep(self) -> None:
         """From now on a key counts as stale until it is told again."""
         self.stale = set(self.bodies)
@@ -124,7 +132,7 @@ class OwnTable:
         self.held: dict[bytes, float] = {}
         self.holding = False
         self.touched: set[bytes] | None = None  # by events, since a dump began
-        self.disturbed: set[bytes] | None = None  # by events, since a commit
+        self.disturbed: set[bytes] | None = None  # since a commit began
         self.seen: set[bytes] = set()  # in the dump that is going on
 
     def __len__(self) -> int:
@@ -141,6 +149,8 @@ class OwnTable:
 
     def end(self, key: bytes) -> None:
         """The kernel has no such record any more."""
+        if self.disturbed is not None:
+            self.disturbed.add(key)
         if self.holding:
             if key in self.bodies:
                 self.held[key] = math.inf
@@ -255,10 +265,15 @@ class OwnTable:
     def adopt(self, records: Sequence[tuple[bytes, bytes, float]]) -> None:
         """Records (key, body, age) that were just put into this kernel.
 
-        Their CTA_ID is not known; the next update of each is merged.
+        Their CTA_ID is not known; the next update of each is merged. What the kernel
+        told of a disturbed one is newer: that it ended, too, and peers have to know.
         """
         keys = [key for key, _, _ in records]
         self.mark_again(keys)
+        if self.disturbed:
+            disturbed = self.disturbed
+            records = [record for record in records if record[0] not in disturbed]
+            keys = [key for key, _, _ in records]
         self.bodies.update([record[:2] for record in records])
         self.facts.update(dict.fromkeys(keys, (b"", _ANY_ATTRIBUTE)))
         if self.held:

@@ -17,7 +17,7 @@ from syncd.flows.record import (
     UPDATE,
     RecordReader,
 )
-from syncd.flows.table import NEW_TO_PEERS, Table
+from syncd.flows.table import ENDED_AT_PEERS, NEW_TO_PEERS, Table
 
 from tests.unit.flows.recorded import recorded
 from tests.unit.replication.talk import flow_body, flow_key, new_flow, put
@@ -148,6 +148,21 @@ def test_an_adopted_flow_takes_the_next_update_whole() -> None:
     assert own.flows.bodies[flow_key(1)] == flow_body(1, 30) + body[-8:]
     own.apply([(END, flow_key(1), b"", TWO, 0)], 1.0)
     assert not own.flows.bodies
+
+
+def test_what_the_kernel_told_since_the_commit_began_is_not_adopted_over() -> None:
+    own = Own()
+    put(own, 1)
+    own.flows.disturbed = set()
+    own.apply([(UPDATE, flow_key(1), flow_body(1, 30), ONE, MASK)], 1.0)
+    own.apply([(END, flow_key(2), flow_body(2), ONE, 0)], 1.0)
+    own.flows.end(flow_key(3))  # we deleted it
+    own.flows.adopt([(flow_key(n), flow_body(n), 0.0) for n in (1, 2, 3, 4)])
+    assert own.flows.bodies == {
+        flow_key(1): flow_body(1, 30),
+        flow_key(4): flow_body(4),
+    }
+    assert own.flows.marks == {flow_key(n): ENDED_AT_PEERS for n in (1, 2, 3, 4)}
 
 
 def test_a_sequence_adjustment_without_its_numbers_is_looked_up() -> None:
