@@ -75,6 +75,14 @@ class Answers(NamedTuple):
     replies: list[tuple[int, bytes]]
 
 
+class Part(NamedTuple):
+    """Messages that go to the kernel in one call: the first one's index, and all."""
+
+    first: int
+    messages: Sequence[bytes]
+    data: bytes
+
+
 class Batch(Protocol):
     """Messages to send at once; their sequence numbers differ."""
 
@@ -171,10 +179,14 @@ class RequestSocket:
 
         An answer that was lost for want of memory counts as refused with ENOBUFS.
         """
+        return self.exchange_parts(self.cut(batch))
+
+    def exchange_parts(self, parts: Sequence[Part]) -> Answers:
+        """The same for a batch that was cut before."""
         answers = Answers([], [])
         with self._lock:
-            for first, part in self._parts(batch):
-                self._exchange_part(first, part, answers)
+            for part in parts:
+                self._exchange_part(part, answers)
         return answers
 
     async def dump(
@@ -213,25 +225,29 @@ class RequestSocket:
         except TimeoutError as error:
             raise _refusal(errno.ETIMEDOUT, f"dump of {kind}") from error
 
-    def _parts(self, batch: Sequence[bytes]) -> Iterator[tuple[int, Sequence[bytes]]]:
+    def cut(self, batch: Sequence[bytes]) -> list[Part]:
         """Cut a batch so that the kernel takes it and its answers find room."""
         if not batch:
-            return
-        asking = all(message[4] == _GET for message in batch[:1])
+            return []
+        asking = batch[0][4] == _GET
         count = self._replies_fit if asking else self._refusals_fit
+        data = b"".join(batch)
+        if len(batch) <= count and len(data) <= self._bytes_fit:
+            return [Part(0, batch, data)]
+        parts = []
         first = size = 0
         for index, message in enumerate(batch):
             if index - first == count or size + len(message) > self._bytes_fit:
-                yield first, batch[first:index]
+                parts.append(Part(first, batch[first:index], b""))
                 first, size = index, 0
             size += len(message)
-        yield first, batch[first:]
+        parts.append(Part(first, batch[first:], b""))
+        return [part._replace(data=b"".join(part.messages)) for part in parts]
 
-    def _exchange_part(
-        self, first: int, part: Sequence[bytes], answers: Answers
-    ) -> None:
+    def _exchange_part(self, part: Part, answers: Answers) -> None:
+        first, messages, data = part
         try:
-            self._socket.send(b"".join(part))
+            self._socket.send(data)
         except OSError as error:
             raise _refusal(error.errno or 0, "send") from error
         index_of: dict[int, int] = {}
@@ -249,7 +265,7 @@ class RequestSocket:
             if not index_of:
                 index_of = {
                     int.from_bytes(message[8:12], sys.byteorder): first + place
-                    for place, message in enumerate(part)
+                    for place, message in enumerate(messages)
                 }
             _, kind, _, sequence, _ = _HEADER.unpack_from(answer)
             index = index_of.get(sequence)
@@ -264,7 +280,7 @@ class RequestSocket:
         if lost:
             answered = {refusal.index for refusal in answers.refusals}
             answered.update(index for index, _ in answers.replies)
-            for index in range(first, first + len(part)):
+            for index in range(first, first + len(messages)):
                 if index not in answered:
                     answers.refusals.append(Refusal(index, errno.ENOBUFS, ""))
 
@@ -277,9 +293,9 @@ async def carry_out(plan: Plan[AnyBatch], requests: RequestSocket) -> None:
         while True:
             batch = plan.next_batch()
             if batch is not None:
-                answers = loop.run_in_executor(
-                    worker, requests.exchange, batch.messages
-                )
+                # Cut here, where it costs no time of the worker's.
+                parts = requests.cut(batch.messages)
+                answers = loop.run_in_executor(worker, requests.exchange_parts, parts)
                 sent.append((batch, answers))
             if not sent:
                 return
