@@ -100,6 +100,9 @@ class ReplicationConfig:
     expectations: bool | tuple[str, ...] = True  # All, none, or of these helpers.
     hello_interval_s: float = 0.5  # Time between two signs of life.
     silence_s: float = 3.0  # A peer that is silent for this long counts as lost.
+    peer_limit: int = 32  # Other nodes that are known at the same time.
+    peer_flows_limit: int = 2_000_000  # Flows that are kept of one peer.
+    forget_after_s: float = 86400.0  # A peer that is away for so long is forgotten.
     window_frames: int = 256  # Frames that may be unacknowledged by a peer.
     beat_s: float = 0.01  # Longest time a change waits for others to travel with.
 
@@ -230,6 +233,13 @@ def _replication(section: Section) -> ReplicationConfig:
             "hello_interval_s", default.hello_interval_s, 0.05, 60
         ),
         silence_s=section.seconds("silence_s", default.silence_s, 0.2, 600),
+        peer_limit=section.whole("peer_limit", default.peer_limit, 1, 64),
+        peer_flows_limit=section.whole(
+            "peer_flows_limit", default.peer_flows_limit, 1, 100_000_000
+        ),
+        forget_after_s=section.seconds(
+            "forget_after_s", default.forget_after_s, 60, 31_536_000
+        ),
         window_frames=section.whole("window_frames", default.window_frames, 4, 65536),
         beat_s=section.seconds("beat_s", default.beat_s, 0.001, 1),
     )

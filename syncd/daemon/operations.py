@@ -138,7 +138,9 @@ class Operations:
         async with self._turn:
             peers = self._named_peers(options)
             peers.sort(key=lambda peer: (-peer.claim, peer.name))
-            return self._commit_answer(await self._takeover.commit(peers))
+            result = await self._takeover.commit(peers)
+            _taken_over(peers, result)
+            return self._commit_answer(result)
 
     def _commit_answer(self, result: Result) -> Answer:
         """What status shows of this commit, and why it is not `ok`."""
@@ -161,6 +163,7 @@ class Operations:
             peers = sources(engine.peers.values())
             result = await self._takeover.commit(peers, take_held=True)
             engine.promote(time.monotonic())
+            _taken_over(peers, result)
             for peer in peers:
                 if not result.failures:
                     peer.taken = (peer.inbox.epoch, peer.claim)
@@ -342,3 +345,10 @@ class Operations:
                 return False
             await asyncio.sleep(_LOOK_S)
         return True
+
+
+def _taken_over(peers: list[Peer], result: Result) -> None:
+    """What lost peers had is in this kernel: they may be forgotten one day."""
+    if not result.failures and not result.error:
+        for peer in peers:
+            peer.taken_over = not peer.live

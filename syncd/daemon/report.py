@@ -56,6 +56,12 @@ def status_object(
         "claim": engine.roles.claim,
         "owner": engine.roles.owner(peers),
         "ready": engine.ready,
+        "name_conflict": engine.agreement.membership.twin_source or None,
+        "cluster": {
+            "refused_frames": engine.agreement.membership.refused,
+            "conflicts": engine.agreement.membership.conflicts,
+            "forgotten": engine.agreement.membership.forgotten,
+        },
         "tables": {
             "own": {
                 "flows": len(engine.own.flows),
@@ -105,6 +111,7 @@ def _peer(engine: ReplicationEngine, peer: Peer, now: float) -> dict[str, object
         "owner": peer.owner,
         "epoch": f"{peer.inbox.epoch:x}",
         "source": peer.source,
+        "name_conflict": peer.rival_source or None,
         "lost_frames": peer.inbox.lost_frames,
         "late_frames": peer.inbox.late_frames,
         "repaired": peer.repaired,

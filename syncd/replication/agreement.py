@@ -14,10 +14,9 @@ from syncd.replication.frame import Data, Frame
 from syncd.replication.hello import Ack, Hello
 from syncd.replication.inbox import SATISFIED
 from syncd.replication.peer import Peer, PeerEvent, PeerState
-from syncd.replication.roles import PRIMARY
+from syncd.replication.roles import BACKUP, PRIMARY
 from syncd.replication.speaker import Speaker
 
-_PEERS_LIMIT = 32
 _CANDIDATES_LIMIT = 8  # lives of one peer that have not proved themselves
 _ANSWER_S = 0.05  # at least, between two HELLOs that unproven lives cause
 _DEPARTED_S = 30.0  # in which somebody should take over from a restarted primary
@@ -30,47 +29,58 @@ class Agreement(Speaker):
     def receive(self, frame: Frame, source: str, now: float) -> str | None:
         """Take one frame; the reason for which it was refused, or None."""
         if frame.sender == self.node:
-            return self._own_name(frame, source)
+            return self._own_name(frame, source, now)
         if isinstance(frame.content, Hello):
             return self._receive_hello(frame, frame.content, source, now)
         self._receive_data(frame, frame.content, now)
         return None
 
-    def _own_name(self, frame: Frame, source: str) -> str | None:
+    def _own_name(self, frame: Frame, source: str, now: float) -> str | None:
         if frame.epoch == self.epoch:
             return None  # our own frame came back
-        self.say_once(
-            "name",
-            source,
-            f"another node calls itself {self.node} too ({source}): its frames are "
-            "refused; give each node its own [node] name",
-        )
+        known = self.membership.twin_source
+        twin = self.membership.is_twin(frame.epoch, frame.number, source, now)
+        if twin and not known:
+            self.say(
+                "warning",
+                f"another node calls itself {self.node} too ({source}): its frames are "
+                "refused; give each node its own [node] name",
+            )
+            if not self.role_given and not any(p.live for p in self.peers.values()):
+                self.roles.role = BACKUP  # what peers remember is of the other node
         return "name"
 
     def _receive_hello(
         self, frame: Frame, hello: Hello, source: str, now: float
     ) -> str | None:
-        peer = self.peers.get(frame.sender)
+        peer = self.membership.admit(frame.sender, now)
         if peer is None:
-            if len(self.peers) >= _PEERS_LIMIT:
-                self.say_once("peers", "", f"more than {_PEERS_LIMIT} nodes: ignored")
-                return "peers"
-            peer = self.peers[frame.sender] = Peer(frame.sender)
+            return self._no_place(frame.sender, source)
         if hello.order != sys.byteorder:
             return self._refuse_order(peer, hello, source)
         inbox = peer.inbox
         gap = False
         if frame.epoch != inbox.epoch:
-            if inbox.is_ended(frame.epoch) or not self._alive(peer, frame, hello, now):
+            if inbox.is_ended(frame.epoch):
                 return None
+            if self._is_rival(peer, source, now):
+                return "name"
+            if not self._alive(peer, frame, hello, now):
+                return None
+            if self.membership.is_early(peer, source, now):
+                return None
+            if not self.membership.may_open(peer):
+                return self._no_place(frame.sender, source)
             self._open(peer, frame, hello, now)
         else:
             lost = inbox.lost_frames
             if not inbox.accept(frame.number):
                 return None
             gap = inbox.lost_frames != lost
+        self.membership.heard(peer, source)
         peer.source = source
         peer.heard_at = now
+        peer.taken_over = False
         peer.role = hello.role
         peer.keys = hello.keys
         if hello.claim >= peer.claim:
@@ -95,6 +105,26 @@ class Agreement(Speaker):
             self.comparison.ask(now)
             self.hello_at = now
         return None
+
+    def _no_place(self, name: str, source: str) -> str:
+        self.say_once(
+            "peers",
+            "",
+            f"{name} ({source}) is refused: no place for more nodes, the limit is "
+            f"[replication] peer_limit = {self.settings.peer_limit}",
+        )
+        return "peers"
+
+    def _is_rival(self, peer: Peer, source: str, now: float) -> bool:
+        before = peer.rival_at
+        rival = self.membership.is_rival(peer, source, now)
+        if rival and before < 0:
+            self.say(
+                "warning",
+                f"two nodes call themselves {peer.name} ({peer.source} and {source}): "
+                "the second is refused; give each node its own [node] name",
+            )
+        return rival
 
     def _alive(self, peer: Peer, frame: Frame, hello: Hello, now: float) -> bool:
         """Does this unknown life of a peer go on now, or is the frame an old one?
@@ -149,6 +179,8 @@ class Agreement(Speaker):
         self.say("info", f"{peer.name} {word} (protocol {version})")
         peer.inbox.open(frame.epoch, frame.number)
         peer.candidates.clear()
+        peer.sources.clear()
+        self.membership.settle(peer)
         peer.was_primary = peer.was_primary or peer.role == PRIMARY
         peer.swept = False
         peer.highest_acked = peer.remote_wants = peer.compare = 0
@@ -305,6 +337,13 @@ class Agreement(Speaker):
             return
         ours = self.own.flows.bodies
         self.ended_elsewhere += [key for key in keys if key in ours]
+
+    def forget_strangers(self, now: float) -> None:
+        """Names that nobody stands for any more."""
+        for name in self.membership.forget(self.own, now):
+            self.say("info", f"{name} is forgotten: it was away for too long")
+        if self.membership.twin_gone(now):
+            self.say("info", f"no other node calls itself {self.node} any more")
 
     def forget_departed(self, now: float) -> None:
         """Nobody took over: what died with an address has ended."""

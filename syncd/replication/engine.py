@@ -310,6 +310,7 @@ class ReplicationEngine:
         self.comparison.forget_old(self.peers, now)
         self.agreement.silent_peers(now)
         self.agreement.forget_departed(now)
+        self.agreement.forget_strangers(now)
         if now >= self._release_at and self.own.flows.held:
             self._release_at = now + _RELEASE_INTERVAL_S
             overtaken = self.roles.overtaken(self.peers.values())
@@ -386,6 +387,8 @@ class ReplicationEngine:
         """Could this node take over now without losing what a live peer knows?"""
         if self.roles.role == FAULT or not self.kernel_read:
             return False
+        if self.agreement.membership.twin_source and not self.agreement.outbox.services:
+            return False  # which of the two nodes of our name is heard by the others?
         live = [peer for peer in self.peers.values() if peer.live]
         if any(peer.state is not PeerState.IN_STEP for peer in live):
             return False

@@ -76,6 +76,10 @@ class Peer:
     challenge: int = 0  # the number of ours that one of them has to acknowledge
     keys: tuple[bytes, ...] = ()  # ids of the keys that it opens sealed frames with
     source: str = ""
+    sources: set[str] = field(default_factory=set)  # that this life was heard from
+    rival_since: float = -1.0  # when another life of its name was first heard beside it
+    rival_at: float = -1.0  # when two nodes of its name were last heard, -1 = one only
+    rival_source: str = ""
     heard_at: float = 0.0
     progress_at: float = 0.0  # when it last acknowledged a frame that was new to it
     highest_acked: int = 0
@@ -84,6 +88,7 @@ class Peer:
     was_primary: bool = False  # in a life before, and it does not know of it yet
     owner: bool = False  # does its table stand for traffic that nobody took over?
     taken: tuple[int, int] = (-1, -1)  # (epoch, claim) of the state we took over
+    taken_over: bool = False  # was all that it had committed here, after it was lost?
     swept: bool = False  # was it heard in full, in this life of it?
     remote_wants: int = 0  # what it wants of us, see `Inbox.wants`
     compare: int = 0  # comparisons that it asked for

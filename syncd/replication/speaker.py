@@ -13,6 +13,7 @@ from syncd.replication.comparison import DIFFERENT, Comparison
 from syncd.replication.frame import Coder, Numbered, envelope_bytes
 from syncd.replication.hello import Ack, Hello, Service
 from syncd.replication.inbox import SATISFIED
+from syncd.replication.membership import Membership
 from syncd.replication.outbox import Outbox
 from syncd.replication.peer import Peer, PeerEvent, PeerState
 from syncd.replication.roles import PRIMARY, Roles
@@ -32,7 +33,8 @@ class Speaker:
         self.epoch = epoch
         self.settings = settings
         self.own = own
-        self.peers: dict[str, Peer] = {}
+        self.membership = Membership(settings)
+        self.peers = self.membership.peers
         self.roles = Roles()
         self.comparison = Comparison(self.say)
         self.coder = Coder()

@@ -226,14 +226,6 @@ def test_another_byte_order_is_refused_at_hello() -> None:
     assert any("byte order" in text for _, text in engine.take_messages())
 
 
-def test_a_second_node_of_our_name_is_refused_loudly() -> None:
-    talk = Talk("a")
-    engine = talk.engines["a"]
-    hello = Coder().wrap("a", 999, 1, Coder().pack_hello(Hello()))
-    assert engine.receive(hello, 0, "x", 1.0) == "name"
-    assert any("calls itself a too" in text for _, text in engine.take_messages())
-
-
 def test_frames_of_a_life_that_is_over_are_ignored() -> None:
     talk = Talk("a", "b")
     put(talk.engines["a"].own, 1)
