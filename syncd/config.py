@@ -111,7 +111,7 @@ class ReplicationConfig:
 class SecurityConfig:
     """What protects the frames."""
 
-    mode: str = "off"  # Frames are neither signed nor checked.
+    mode: str = "enforce"  # Frames are sealed, and no others are taken.
     key_file: str = "/etc/syncd/keys"  # Where the keys are kept.
 
 
@@ -250,13 +250,7 @@ def _replication(section: Section) -> ReplicationConfig:
 
 
 def _security(section: Section) -> SecurityConfig:
-    if "mode" not in section:
-        section.refuse(
-            "mode",
-            'must be given as "off": this version neither signs nor checks frames,'
-            " so use links that only the nodes can reach",
-        )
-    mode = section.word("mode", "off", ("off",), ("enforce", "permissive"))
+    mode = section.word("mode", "enforce", ("enforce", "permissive", "off"))
     rule = "an absolute path"
     key_file = section.text(
         "key_file", SecurityConfig().key_file, rule, lambda path: path[:1] == "/"

@@ -32,10 +32,10 @@ _CLIENTS: Final = {
     "show": ("list flows or expectations", "syncd.cli.show"),
     "stop": ("stop the daemon", "syncd.cli.verbs"),
 }
-_LATER: Final = {
-    "watch": "the live event stream",
-    "keygen": "make keys",
-    "keys": "list keys",
+_LATER: Final = {"watch": "the live event stream"}
+_KEYS: Final = {
+    "keygen": "make a key file",
+    "keys": "the keys that frames are sealed and opened with",
 }
 _FILTERS: Final = (
     *("proto", "src", "dst", "sport", "dport", "state", "mark", "zone", "label"),
@@ -79,6 +79,8 @@ def _run(arguments: argparse.Namespace) -> int:
         return int(_room("syncd.daemon.service").run(arguments.config))
     if command == "check-config":
         return int(_room("syncd.cli.check").run(arguments))
+    if command in _KEYS:
+        return int(_room("syncd.cli.keys").run(arguments))
     if arguments.socket is None:
         arguments.socket = _socket_path(arguments.config)
     return int(_room(_CLIENTS[command][1]).run(arguments))
@@ -128,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
         "run": "the daemon, in the foreground",
         "check-config": "validate the configuration",
         **{name: text for name, (text, _) in _CLIENTS.items()},
+        **_KEYS,
         **{name: f"{text} (not in this version yet)" for name, text in _LATER.items()},
     }
     parsers = {
@@ -144,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     for name in _LATER:
         parsers[name].add_argument("rest", nargs="*", help=argparse.SUPPRESS)
     _add_show(parsers["show"])
+    _add_keys(parsers["keygen"], parsers["keys"], common)
     return parser
 
 
@@ -165,6 +169,40 @@ def _add_common(
     )
     version = f"syncd {__version__} ({build.name()})"
     parser.add_argument("--version", action="version", version=version)
+
+
+def _add_keys(
+    keygen: argparse.ArgumentParser,
+    keys: argparse.ArgumentParser,
+    common: argparse.ArgumentParser,
+) -> None:
+    text = "default: key_file of the configuration"
+    keygen.add_argument("--key-file", metavar="FILE", help=text)
+    keygen.add_argument(
+        "--overwrite", action="store_true", help="throw the keys of the file away"
+    )
+    actions = keys.add_subparsers(dest="action", metavar="ACTION", required=True)
+    texts = {
+        "list": "the ids of the keys, and who knows them",
+        "add": "make a key, or read one; frames are not sealed with it yet",
+        "use": "seal frames with this key from now on",
+        "drop": "forget a key that is not in use",
+    }
+    for name, text in texts.items():
+        action = actions.add_parser(
+            name, help=text, description=text, parents=[common], allow_abbrev=False
+        )
+        action.add_argument("--key-file", metavar="FILE")
+        if name == "add":
+            action.add_argument(
+                "--stdin", action="store_true", help="read the key, a line of a file"
+            )
+            action.add_argument("--comment", metavar="TEXT", help="kept beside the key")
+        if name in ("use", "drop"):
+            action.add_argument("id", metavar="ID")
+            action.add_argument(
+                "--force", action="store_true", help="even if a peer is cut off by it"
+            )
 
 
 def _add_show(parser: argparse.ArgumentParser) -> None:

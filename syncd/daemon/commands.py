@@ -108,6 +108,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "resync": Command(
         {"what": _one_of("pull", "push", "kernel", needed=True), "timeout": _TIMEOUT}
     ),
+    "keys": Command({"what": _one_of("list", "reload"), "timeout": _TIMEOUT}),
     "promote": Command({"timeout": _TIMEOUT}),
     "demote": Command({"timeout": _TIMEOUT}),
     "fault": Command({"timeout": _TIMEOUT}),

@@ -15,6 +15,7 @@ import os
 import select
 import socket
 import stat
+import struct
 from collections.abc import Callable
 from typing import Final
 
@@ -94,6 +95,7 @@ class ControlServer:
         client = _Client(reader, writer, self._read_s)
         self._tasks.add(task)
         try:
+            _check_peer(writer)
             if len(self._tasks) > self._clients:
                 raise ControlError(
                     f"busy with {self._clients} other clients, try later"
@@ -246,6 +248,16 @@ class _Client:
             self._writer.transport.abort()
         except OSError:
             pass  # lost already
+
+
+def _check_peer(writer: asyncio.StreamWriter) -> None:
+    """Only root and the daemon's own user command it, whatever became of the mode."""
+    connection = writer.get_extra_info("socket")
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    _, user, _ = struct.unpack("=iII", credentials)  # struct ucred: pid, uid, gid
+    if user not in (0, os.geteuid()):
+        problem = f"user {user} may not command this daemon: ask as root or its user"
+        raise ControlError(problem, status=4)
 
 
 def _listen(path: str) -> socket.socket:

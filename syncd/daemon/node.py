@@ -11,6 +11,7 @@ moves bytes from one door to the next and decides nothing about them.
 import asyncio
 import contextlib
 import logging
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from syncd.daemon.control import ControlServer
 from syncd.daemon.listener import Listener
 from syncd.daemon.operations import Operations
 from syncd.daemon.report import KernelReport, LinkReport, status_object
+from syncd.daemon.secrecy import read_security, warning
 from syncd.flows.filter import RecordFilter
 from syncd.kernel import host
 from syncd.kernel.events import EventSocket
@@ -44,7 +46,7 @@ class Node:
         self.filter = RecordFilter(config.filter, replication.expectations)
         self.engine = ReplicationEngine(
             config.node.name,
-            time.time_ns(),
+            secrets.randbits(62) or 1,
             Settings(
                 hello_interval_s=replication.hello_interval_s,
                 silence_s=replication.silence_s,
@@ -55,6 +57,7 @@ class Node:
             ),
             self.filter,
             self.started_at,
+            read_security(config.security),
         )
         self.events = EventSocket(
             config.kernel.receive_buffer, config.kernel.reliable_events
@@ -111,7 +114,8 @@ class Node:
 
     def reload(self, config: Config) -> None:
         """Take a new configuration as far as a running node can."""
-        fixed = ("node", "control", "links", "replication", "security", "kernel")
+        self.read_keys(config)
+        fixed = ("node", "control", "links", "replication", "kernel")
         changed = [
             name
             for name in fixed
@@ -119,11 +123,28 @@ class Node:
         ]
         if changed:
             _LOG.warning("reload: %s: a restart is needed", ", ".join(changed))
-        self.config = replace(self.config, commit=config.commit, filter=config.filter)
+        self.config = replace(
+            self.config,
+            commit=config.commit,
+            filter=config.filter,
+            security=config.security,
+        )
         self.filter = RecordFilter(config.filter, self.config.replication.expectations)
         self.engine.change_filter(self.filter)
         self.listener.heal()
-        _LOG.info("reload: [commit] and [filter] are in force")
+        _LOG.info("reload: [commit], [filter], [security] and keys are in force")
+
+    def read_keys(self, config: Config) -> None:
+        """The key file anew; a `ConfigError` changes nothing."""
+        security = read_security(config.security)
+        before = self.engine.sealer.security
+        if security != before:
+            self.engine.change_security(security, time.monotonic())
+            if security.mode != before.mode and (text := warning(security)):
+                _LOG.warning(text)
+            if security.sending != before.sending:
+                _LOG.info("frames are sealed with key %s", security.sending.hex())
+            self.pump()
 
     def _failed(self, error: Exception) -> None:
         """A lost invariant ends the process: a crashed node is replaced."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from syncd.daemon.commands import Answer, message_rows, table_rows
 from syncd.daemon.metrics import metrics_text
+from syncd.daemon.secrecy import keys_answer
 from syncd.daemon.takeover import Takeover
 from syncd.errors import ControlError
 from syncd.flows import restore
@@ -60,6 +61,7 @@ class Operations:
             "demote": self._demote,
             "fault": self._fault,
             "stop": self._stop,
+            "keys": self._keys,
         }
 
     async def answer(
@@ -82,6 +84,11 @@ class Operations:
 
     async def _metrics(self, _: dict[str, object]) -> Answer:
         return {"text": metrics_text(self._node.status()), "ok": True}
+
+    async def _keys(self, options: dict[str, object]) -> Answer:
+        if options.get("what") == "reload":
+            self._node.read_keys(self._node.config)
+        return keys_answer(self._engine)
 
     async def _stop(self, _: dict[str, object]) -> Answer:
         asyncio.get_running_loop().call_soon(self._node.stopped.set)

@@ -62,6 +62,7 @@ def status_object(
             "conflicts": engine.agreement.membership.conflicts,
             "forgotten": engine.agreement.membership.forgotten,
         },
+        "security": _security(engine),
         "tables": {
             "own": {
                 "flows": len(engine.own.flows),
@@ -91,6 +92,15 @@ def status_object(
             "echoes": engine.reader.echoes,
         },
         "commit": {"last": last_commit},
+    }
+
+
+def _security(engine: ReplicationEngine) -> dict[str, object]:
+    security = engine.sealer.security
+    return {
+        "mode": security.mode,
+        "sealing": engine.sealing,
+        "key": security.sending.hex(),
     }
 
 

@@ -16,6 +16,7 @@ import sys
 
 from syncd.config import Config, load
 from syncd.daemon.node import Node
+from syncd.daemon.secrecy import warning
 from syncd.errors import ConfigError, ControlError, KernelError, SyncdError
 
 _LOG = logging.getLogger("syncd")
@@ -32,11 +33,6 @@ def run(path: str) -> int:
     _spare_collector()
     try:
         config = load(path)
-        if config.security.mode == "off":
-            _LOG.warning(
-                "[security] mode is off: frames are neither encrypted nor "
-                "authenticated; keep the links private"
-            )
         asyncio.run(_serve(path, config))
     except ConfigError as error:
         print(error, file=sys.stderr)
@@ -65,6 +61,8 @@ def _spare_collector() -> None:
 
 async def _serve(path: str, config: Config) -> None:
     node = Node(config)
+    if text := warning(node.engine.sealer.security):
+        _LOG.warning(text)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.stopped.set)
@@ -80,12 +78,10 @@ async def _serve(path: str, config: Config) -> None:
 def _reload(node: Node, path: str) -> None:
     """SIGHUP: a broken configuration changes nothing."""
     try:
-        config = load(path)
+        node.reload(load(path))
     except ConfigError as error:
         for problem in error.problems:
             _LOG.error("not reloaded: %s", problem)
-        return
-    node.reload(config)
 
 
 def _notify(state: str) -> None:

@@ -6,6 +6,7 @@ die with the cluster, whatever the test did to them.
 """
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -34,26 +35,42 @@ type = "multicast"
 interface = "eth2"
 group = "225.0.0.50"
 [security]
-mode = "off"
+{security}
 """
+OPEN = 'mode = "off"'  # most tests are about something else
 
 
 class Node:
     """One daemon in its namespace."""
 
-    def __init__(self, name: str, namespace: str, directory: Path, more: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        namespace: str,
+        directory: Path,
+        more: str = "",
+        security: str = OPEN,
+    ) -> None:
         self.name = name
         self.namespace = namespace
         self.socket = directory / f"{name}.sock"
         self.config = directory / f"{name}.toml"
         self._log = directory / f"{name}.log"
         self._running: subprocess.Popen[bytes] | None = None
-        text = CONFIGURATION.format(name=name, socket=self.socket)
-        self.config.write_text(text + more)
+        self.before: tuple[str, ...] = ()  # words in front of the daemon's command
+        self._more = more
+        self.configure(security)
+
+    def configure(self, security: str) -> None:
+        """Write the file anew, with another [security]."""
+        text = CONFIGURATION.format(
+            name=self.name, socket=self.socket, security=security
+        )
+        self.config.write_text(text + self._more)
 
     def start(self, *before: str) -> None:
         """Start the daemon, `before` in front of its command; it may not answer yet."""
-        words = (*before, str(SYNCD), "run", "-c", str(self.config))
+        words = (*self.before, *before, str(SYNCD), "run", "-c", str(self.config))
         with self._log.open("ab") as log:
             self._running = subprocess.Popen(
                 inside_command(self.namespace, *words),
@@ -97,6 +114,12 @@ class Node:
         return self._running.pid
 
     @property
+    def user(self) -> int:
+        """Who the daemon runs as."""
+        assert self._running is not None
+        return os.stat(f"/proc/{self._running.pid}").st_uid
+
+    @property
     def running(self) -> bool:
         return self._running is not None and self._running.poll() is None
 
@@ -108,6 +131,17 @@ class Node:
             text=True,
             check=False,
             timeout=120,
+        )
+
+    def keys(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run `syncd keys` on this node."""
+        return subprocess.run(
+            [str(SYNCD), "keys", *words, "-c", str(self.config)],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=20,
         )
 
     # The answers are whatever JSON says.
@@ -181,8 +215,11 @@ class Cluster:
         names: tuple[str, ...] = ("fw1", "fw2"),
         more: str = "",
         relay: Mapping[str, object] | None = None,
+        security: str = OPEN,
     ) -> None:
+        """In `security` the word {name} stands for the node's name."""
         self.lab = lab
+        self._security = security
         self.switch = lab.namespace("switch")
         if relay is None:
             lab.bridge(self.switch, "bridge")
@@ -209,7 +246,9 @@ class Cluster:
         else:
             self.lab.plug(namespace, "eth2", self.switch, "bridge")
         self.lab.address(namespace, "eth2", f"10.99.0.{number}/24")
-        return Node(name, namespace, directory, more)
+        return Node(
+            name, namespace, directory, more, self._security.replace("{name}", name)
+        )
 
     def start(self) -> None:
         """Start all, wait until all are in step with all."""

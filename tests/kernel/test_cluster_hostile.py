@@ -5,8 +5,6 @@ rule: each is counted, nothing else changes, and the daemon answers as before.
 """
 
 import random
-import socket
-import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -15,46 +13,15 @@ from pathlib import Path
 import pytest
 
 from tests.kernel import cluster, mixture
-from tests.kernel.cluster import SYNC_PORT, Cluster, Node
-from tests.lab import Lab, inside
+from tests.kernel.cluster import Cluster, Node
+from tests.kernel.stranger import Stranger
+from tests.lab import Lab
 
 pytestmark = pytest.mark.kernel
 
-GROUP, SECOND = "225.0.0.50", "10.99.0.2"
+SECOND = "10.99.0.2"
 FLOOD = 50_000
 ANSWER_S = 5.0
-
-
-class Stranger:
-    """Somebody else on the sync network."""
-
-    def __init__(self, made: Cluster) -> None:
-        self._namespace = made.lab.namespace("stranger")
-        made.lab.plug(self._namespace, "eth2", made.switch, "bridge")
-        made.lab.address(self._namespace, "eth2", "10.99.0.66/24")
-        with inside(self._namespace):
-            self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            index = socket.if_nametoindex("eth2")
-        here = struct.pack("=4s4si", bytes(4), bytes(4), index)
-        self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, here)
-        self._index = index
-
-    def send(self, data: bytes, to: str = GROUP) -> None:
-        self._socket.sendto(data, (to, SYNC_PORT))
-
-    def overhear(self, count: int) -> list[bytes]:
-        """Frames of the cluster."""
-        with inside(self._namespace):
-            ear = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        with ear:
-            ear.bind((GROUP, SYNC_PORT))
-            group = socket.inet_aton(GROUP) + bytes(4) + struct.pack("=i", self._index)
-            ear.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)
-            ear.settimeout(10)
-            return [ear.recv(65536) for _ in range(count)]
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 @pytest.fixture

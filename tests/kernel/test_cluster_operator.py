@@ -70,7 +70,7 @@ BAD = (
     (LINK + OPEN + '[node]\nname = "a b\\n"\n', "node.name"),
     (LINK + OPEN + "[control]\nsocket = 5\n", "control.socket"),
     (LINK + OPEN + "[wat]\n", "wat"),
-    (LINK, "security.mode"),
+    (LINK + '[security]\nmode = "on"\n', "security.mode"),
 )
 
 

@@ -40,6 +40,7 @@ DOORS = {
     "section": frozenset({"syncd.errors"}),
     "config_link": frozenset({"syncd.errors", "syncd.section"}),
     "config": frozenset({"syncd.errors", "syncd.section", "syncd.config_link"}),
+    "keys": frozenset({"syncd.errors"}),
     "flows": BASE,
     "replication": BASE | {"syncd.flows"},
     "kernel": BASE,
@@ -47,8 +48,9 @@ DOORS = {
     "build": frozenset[str](),
     "daemon": BASE
     | {"syncd.build", "syncd.flows", "syncd.replication", "syncd.kernel", "syncd.link"}
-    | {"syncd.__version__"},
-    "cli": BASE | {"syncd.build", "syncd.flows.view", "syncd.__version__"},
+    | {"syncd.__version__", "syncd.keys"},
+    "cli": BASE
+    | {"syncd.build", "syncd.flows.view", "syncd.__version__", "syncd.keys"},
     "__main__": frozenset({"syncd.cli"}),
     "__init__": frozenset[str](),
 }

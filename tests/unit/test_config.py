@@ -46,6 +46,7 @@ def test_the_shortest_file_has_a_link_and_says_how_it_is_protected() -> None:
     assert read == Config(
         node=config.NodeConfig("fw1"),
         links=(LinkConfig(interface="eth2", group="225.0.0.50"),),
+        security=config.SecurityConfig("off"),
     )
     assert read.kernel.receive_buffer == 16 * 1024 * 1024
     assert read.links[0].port == 3780
@@ -81,7 +82,6 @@ def test_all_problems_are_told_at_once() -> None:
         "f.toml:link[1].peers",
         "f.toml:link[1].peers",
         "f.toml:link[1].port",
-        "f.toml:security.mode",
         "f.toml:kernel.receive_buffer",
         "f.toml:commit.timeout",
     ]
@@ -142,16 +142,16 @@ def test_a_bad_value_is_refused_with_what_is_allowed(
     assert words in found[0]
 
 
-@pytest.mark.parametrize("mode", ["enforce", "permissive"])
-def test_security_that_is_not_there_yet_is_refused(mode: str) -> None:
-    problem = only_problem(LEAST.replace('"off"', f'"{mode}"'))
-    assert problem.startswith("f.toml:security.mode")
-    assert problem.endswith('not in this version yet, write "off"')
-
-
-def test_that_frames_are_not_protected_must_be_said() -> None:
-    problem = only_problem(LEAST.replace('mode = "off"', ""))
-    assert problem.startswith('f.toml:security.mode: must be given as "off"')
+def test_frames_are_protected_unless_something_else_is_said() -> None:
+    read = parse(LEAST.replace('mode = "off"', ""), "f.toml")
+    assert read.security == config.SecurityConfig("enforce", "/etc/syncd/keys")
+    for mode in ("enforce", "permissive", "off"):
+        text = LEAST.replace('"off"', f'"{mode}"')
+        assert parse(text, "f.toml").security.mode == mode
+    problem = only_problem(LEAST.replace('"off"', '"on"'))
+    assert problem.startswith('f.toml:security.mode: is "on", must be "enforce" or')
+    problem = only_problem(LEAST + 'key_file = "keys"\n')
+    assert problem.startswith("f.toml:security.key_file")
 
 
 def test_sizes_are_bytes_or_have_a_unit() -> None:

@@ -100,7 +100,7 @@ def test_a_configuration_that_is_not_there_gets_a_hint(
     assert line.endswith("give --config FILE or --socket PATH")
 
 
-@pytest.mark.parametrize("command", ["watch", "keygen", "keys"])
+@pytest.mark.parametrize("command", ["watch"])
 def test_what_is_not_there_yet_says_so(command: str, capsys: Output) -> None:
     assert main([command]) == 2
     text = f"syncd: {command} is not in this version yet\n"
