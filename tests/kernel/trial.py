@@ -5,6 +5,7 @@ the fault lasts and ends with it; from then on the clock runs until every node's
 every other node is that node's kernel table, as an independent reader sees it.
 """
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,12 +15,17 @@ from pathlib import Path
 
 from tests.kernel import mixture, reader
 from tests.kernel.churn import Churn
-from tests.kernel.cluster import Cluster, Node
+from tests.kernel.cluster import SYNCD, Cluster, Node
 from tests.kernel.truth import Findings, Status, Watch, ask
 from tests.lab import Lab, run, run_in
 
 HEAL_S = 3.0
 NAMES = ("fw1", "fw2", "fw3")
+OPEN, ENFORCE = 'mode = "off"\n', 'mode = "enforce"\n'
+MULTICAST = 'type = "multicast"\ninterface = "eth2"\ngroup = "225.0.0.50"\n'
+UNICAST = 'type = "unicast"\nlocal = "{own}"\npeers = {others}\n'
+TCP = 'type = "tcp"\nlocal = "{own}"\npeers = {others}\n'
+LINKS = {"multicast": MULTICAST, "unicast": UNICAST, "tcp": TCP}
 _PATIENCE_S = 30.0
 _SETTLE_S = 8.0  # for status to say what is true
 _STATIC_FLOWS = 150
@@ -90,7 +96,7 @@ class Stage:
         self.made = made
         self.load = load
         self.watch = watch
-        self.sealed = 'mode = "off"' not in made.nodes[0].config.read_text()
+        self.sealed = OPEN not in made.nodes[0].config.read_text()
         self._scale = scale
         self._numbers = {node.name: n for n, node in enumerate(made.nodes, 1)}
 
@@ -164,8 +170,8 @@ class Stage:
             self.load.end()
         lasted_s = time.monotonic() - begin
         problems: list[str] = []
-        heal_s = self._heal(problems)
-        settle_s = self._settle(problems)
+        heal_s = self.heal(problems)
+        settle_s = self.settle(problems)
         after = _totals(self.made.nodes)
         findings = self.watch.take()
         problems += findings.lies[:3]
@@ -182,7 +188,7 @@ class Stage:
             problems=problems,
         )
 
-    def _heal(self, problems: list[str]) -> float:
+    def heal(self, problems: list[str]) -> float:
         """Until all copies are equal; after how long the last one was."""
         begin, slowest = time.monotonic(), 0.0
         for copy in self.made.nodes:
@@ -219,7 +225,7 @@ class Stage:
                 return asked
             time.sleep(_LOOK_S)
 
-    def _settle(self, problems: list[str]) -> float:
+    def settle(self, problems: list[str]) -> float:
         """Until status says what is true everywhere; then `verify` must agree."""
         begin = time.monotonic()
         while True:
@@ -282,6 +288,20 @@ def no_offload(node: Node) -> None:
     run_in(node.namespace, "ethtool", "-K", "eth2", "tx", "off")
 
 
+def _configure(made: Cluster, directory: Path, link: str, security: str) -> None:
+    """Other links and other security than `cluster.CONFIGURATION` has."""
+    keys = directory / "keys"
+    if security != OPEN:
+        run(str(SYNCD), "keygen", str(keys))
+        security += f'key_file = "{keys}"\n'
+    addresses = [f"10.99.0.{number}" for number in range(1, len(made.nodes) + 1)]
+    for node, own in zip(made.nodes, addresses, strict=True):
+        others = json.dumps([address for address in addresses if address != own])
+        text = node.config.read_text().replace(OPEN, security)
+        place = link.replace("{own}", own).replace("{others}", others)
+        node.config.write_text(text.replace(MULTICAST, place))
+
+
 @contextmanager
 def staged(
     lab: Lab,
@@ -289,10 +309,17 @@ def staged(
     rate: float,
     flows: int,
     scale: float = 1.0,
-    more: str = "",
+    link: str = MULTICAST,
+    security: str = OPEN,
 ) -> Iterator[Stage]:
-    """Three nodes in step, the first one with a load, the second with some flows."""
-    made = Cluster(lab, directory, NAMES, more)
+    """Three nodes in step, the first one with a load, the second with some flows.
+
+    `link` is text of a `[[link]]` with `{own}` and `{others}` where addresses belong;
+    `security` is `OPEN`, or else the cluster's key is made and `[security]` is as
+    given, with its `key_file`.
+    """
+    made = Cluster(lab, directory, NAMES)
+    _configure(made, directory, link, security)
     roads = [
         mixture.Roads(lab, node.namespace, f"far-{node.name}")
         for node in made.nodes[:2]

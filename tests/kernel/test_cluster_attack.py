@@ -1,0 +1,39 @@
+"""Somebody without the key on the sync link of three nodes under load.
+
+The short form of `scripts/attack`: nothing is accepted, nothing changes, everything is
+counted, the copies are equal afterwards, the logs stay short.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from tests.kernel import trial
+from tests.kernel.attack import ATTACKS, OPEN_TOO, Attacker
+from tests.lab import Lab
+
+pytestmark = pytest.mark.kernel
+
+LOAD, FLOWS = 800.0, 1600
+SECONDS, RATE = 1.5, 3000.0
+
+
+def test_without_a_key_nodes_bear_what_is_no_frame(
+    lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with trial.staged(lab, tmp_path, LOAD, FLOWS) as stage:
+        attacker = Attacker(stage, tmp_path)
+        assert attacker.record(2.0) > 0
+        _bear(attacker, OPEN_TOO, capsys)
+
+
+def _bear(
+    attacker: Attacker, names: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    problems: list[str] = []
+    for name in names:
+        strike = attacker.strike(ATTACKS[name], SECONDS, RATE)
+        problems += [f"{name}: {problem}" for problem in strike.problems]
+        with capsys.disabled():
+            print(f"\n {name}: {strike.sent} sent, {strike.rejected}", end="")
+    assert not problems, "\n".join(problems)
