@@ -103,6 +103,7 @@ class ReplicationConfig:
     peer_limit: int = 32  # Other nodes that are known at the same time.
     peer_flows_limit: int = 2_000_000  # Flows that are kept of one peer.
     forget_after_s: float = 86400.0  # A peer that is away for so long is forgotten.
+    slow_peer_s: float = 1.0  # One peer may hold the others up for so long.
     window_frames: int = 256  # Frames that may be unacknowledged by a peer.
     beat_s: float = 0.01  # Longest time a change waits for others to travel with.
 
@@ -237,6 +238,7 @@ def _replication(section: Section) -> ReplicationConfig:
         peer_flows_limit=section.whole(
             "peer_flows_limit", default.peer_flows_limit, 1, 100_000_000
         ),
+        slow_peer_s=section.seconds("slow_peer_s", default.slow_peer_s, 0.1, 60),
         forget_after_s=section.seconds(
             "forget_after_s", default.forget_after_s, 60, 31_536_000
         ),

@@ -53,6 +53,7 @@ class Node:
                 window_frames=replication.window_frames,
                 peer_limit=replication.peer_limit,
                 peer_flows_limit=replication.peer_flows_limit,
+                slow_peer_s=replication.slow_peer_s,
                 forget_after_s=replication.forget_after_s,
             ),
             self.filter,

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from syncd.flows.masquerade import dies_with_address
+from syncd.flows.table import Table
 from syncd.replication.frame import Data, Frame
 from syncd.replication.hello import Ack, Hello
 from syncd.replication.inbox import SATISFIED
@@ -19,6 +20,7 @@ from syncd.replication.speaker import Speaker
 
 _CANDIDATES_LIMIT = 8  # lives of one peer that have not proved themselves
 _ANSWER_S = 0.05  # at least, between two HELLOs that unproven lives cause
+_ROOM_SHARE = 0.95  # of a table's limit: what is below it fits
 _DEPARTED_S = 30.0  # in which somebody should take over from a restarted primary
 _ENDED_LIMIT = 1 << 18  # keys that wait for their deletion from this kernel
 
@@ -96,15 +98,27 @@ class Agreement(Speaker):
             released = self.roles.heard(peer.claim, self.own)
             if released:
                 self.say("info", f"{peer.name} took over: {released} ends released")
+        if peer.full:
+            self._room_again(peer, hello)
         self._served(peer, hello, now)
         self._acknowledged(peer, hello, now)
         self.comparison.heard(peer, hello, now)
-        if peer.state is PeerState.SYNCING and peer.agreed and peer.swept:
+        if peer.state is PeerState.SYNCING and self._in_step(peer):
             peer.move(PeerEvent.AGREED)
+            peer.patience_s = 0.0
             self.say("info", f"{peer.name} is in step")
             self.comparison.ask(now)
             self.hello_at = now
         return None
+
+    def _in_step(self, peer: Peer) -> bool:
+        """Is all here, and all there, and served on?"""
+        return (
+            peer.agreed
+            and peer.swept
+            and not peer.full
+            and peer.name in self.outbox.acked
+        )
 
     def _no_place(self, name: str, source: str) -> str:
         self.say_once(
@@ -231,7 +245,7 @@ class Agreement(Speaker):
                 peer.highest_acked = ack.highest
                 peer.progress_at = now
             if peer.name not in self.outbox.acked:
-                if progress:
+                if progress and now >= peer.suspended_until:
                     self.begin_service(peer, now)
                 continue
             if self.outbox.acknowledge(peer.name, ack.highest, ack.lost, self.own):
@@ -287,12 +301,13 @@ class Agreement(Speaker):
         if inbox.begun and peer.inbound_at >= 0:
             peer.differing += peer.flows.differing(data.flows)
         if data.flows:
-            peer.flows.put(data.flows, now)
+            peer.flows.put(self._fitting(peer, peer.flows, data.flows), now)
         if data.flow_ends:
             peer.flows.drop(data.flow_ends)
             self._ended_by(peer, data.flow_ends)
         if data.expectations:
-            peer.expectations.put(data.expectations, now)
+            fitting = self._fitting(peer, peer.expectations, data.expectations)
+            peer.expectations.put(fitting, now)
         if data.expectation_ends:
             peer.expectations.drop(data.expectation_ends)
         if data.proof is not None and self.comparison.marked(peer, *data.proof, now):
@@ -309,6 +324,39 @@ class Agreement(Speaker):
             self.ack_at = now
         else:
             self.ack_at = min(self.ack_at, now + self.settings.ack_delay_s)
+
+    def _fitting(self, peer: Peer, table: Table, flat: list[bytes]) -> list[bytes]:
+        """As much of `[key, body, ...]` as the table has room for."""
+        limit = self.settings.peer_flows_limit
+        if len(table) + len(flat) // 2 <= limit:
+            return flat
+        fitting: list[bytes] = []
+        room = limit - len(table)
+        for at in range(0, len(flat), 2):
+            known = flat[at] in table.bodies
+            if known or room > 0:
+                fitting += flat[at : at + 2]
+                room -= not known
+        missing = (len(flat) - len(fitting)) // 2
+        if missing and not peer.full:
+            peer.full = True
+            self.say(
+                "warning",
+                f"{peer.name} has more flows than [replication] peer_flows_limit = "
+                f"{limit} admits: the rest is not kept, this node is not ready",
+            )
+            if peer.state is PeerState.IN_STEP:
+                peer.move(PeerEvent.RESYNC)
+        peer.overflow += missing
+        return fitting
+
+    def _room_again(self, peer: Peer, hello: Hello) -> None:
+        """Does all of a peer's state fit now? Then what was not kept is asked for."""
+        room = self.settings.peer_flows_limit * _ROOM_SHARE
+        if hello.flows <= room and hello.expectations <= room:
+            peer.full = False
+            peer.inbox.want_resync()
+            self.say("info", f"there is room for {peer.name}'s flows again")
 
     def _sweep(self, peer: Peer, now: float) -> int:
         """Everything of a pass was told: forget the rest; how many records.

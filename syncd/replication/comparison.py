@@ -149,7 +149,8 @@ class Comparison:
     def _complete(self, peer: Peer) -> bool:
         """Do we miss nothing of what the peer has told so far?"""
         inbox = peer.inbox
-        return peer.swept and not inbox.lost and inbox.wants == SATISFIED
+        whole = peer.swept and not peer.full
+        return whole and not inbox.lost and inbox.wants == SATISFIED
 
     def _audit(self, peer: Peer, now: float) -> None:
         """Is what is summed up with each change what is there?

@@ -18,6 +18,7 @@ from syncd.flows.own import Own
 from syncd.flows.record import END, EXP_END, Record, RecordReader
 from syncd.replication.agreement import Agreement
 from syncd.replication.frame import Frame, Numbered, envelope_bytes
+from syncd.replication.pace import Pace
 from syncd.replication.peer import Peer, PeerEvent, PeerState
 from syncd.replication.roles import BACKUP, FAULT, PRIMARY, Roles
 from syncd.replication.seal import ENFORCE, PERMISSIVE, Sealer, Security
@@ -49,6 +50,7 @@ class ReplicationEngine:
         self.agreement = Agreement(node, epoch, settings, self.own, now)
         self.outbox = self.agreement.outbox
         self.comparison = self.agreement.comparison
+        self._pace = Pace()
         self.dump_wanted = True
         self.kernel_read = False  # was the kernel's table read once in full?
         self.sealer = Sealer(node, epoch, security or Security())
@@ -283,6 +285,8 @@ class ReplicationEngine:
         due = min(
             self.agreement.hello_at, self.agreement.ack_at, self.agreement.probe_at
         )
+        if self._pace.watching:
+            due = min(due, self._now + self.settings.slow_peer_s / 4)
         silence = self.settings.silence_s
         for peer in self.peers.values():
             if peer.live:
@@ -309,12 +313,25 @@ class ReplicationEngine:
         self._now = now
         self.comparison.forget_old(self.peers, now)
         self.agreement.silent_peers(now)
+        self._look_for_slow(now)
         self.agreement.forget_departed(now)
         self.agreement.forget_strangers(now)
         if now >= self._release_at and self.own.flows.held:
             self._release_at = now + _RELEASE_INTERVAL_S
             overtaken = self.roles.overtaken(self.peers.values())
             self.own.flows.release_due(math.inf if overtaken else now)
+
+    def _look_for_slow(self, now: float) -> None:
+        """Peers that hold the others up fall out of the window."""
+        outbox, limit_s = self.outbox, self.settings.slow_peer_s
+        running = outbox.running
+        waiting = bool(
+            self.own.flows.marks
+            or self.own.expectations.marks
+            or (running is not None and not running.at_end)
+        )
+        for name in self._pace.look(outbox, waiting=waiting, limit_s=limit_s, now=now):
+            self.agreement.suspend(self.peers[name], now)
 
     # Commands
 

@@ -91,6 +91,11 @@ class Outbox:
         self.services[peer] = self._service_count = self._service_count + 1
         self.completed.pop(peer, None)
 
+    def suspend(self, peer: str) -> None:
+        """Wait for this peer no longer; it knows that it misses everything."""
+        self.leave(peer)
+        self.services[peer] = self._service_count = self._service_count + 1
+
     def leave(self, peer: str) -> None:
         """A peer is gone: nothing waits for it any more."""
         self.acked.pop(peer, None)

@@ -81,6 +81,11 @@ class Peer:
     rival_at: float = -1.0  # when two nodes of its name were last heard, -1 = one only
     rival_source: str = ""
     heard_at: float = 0.0
+    suspended_until: float = 0.0  # too slow for the others: out of the window
+    patience_s: float = 0.0  # of the next suspension, doubled each time
+    suspensions: int = 0
+    full: bool = False  # at `peer_flows_limit`: its tables are not whole
+    overflow: int = 0  # records of it that there was no room for
     progress_at: float = 0.0  # when it last acknowledged a frame that was new to it
     highest_acked: int = 0
     role: str = "backup"

@@ -15,6 +15,7 @@ class Settings:
     ack_frames: int = 64  # DATA frames after which an acknowledgement goes at once
     probe_interval_s: float = 0.25  # without acknowledgement, doubled each time
     burst_frames: int = 64  # of one `send`
+    slow_peer_s: float = 1.0  # that others wait for one peer before it falls back
     peer_limit: int = 32  # other nodes that are known at the same time
     peer_flows_limit: int = 2_000_000  # flows that are kept of one peer
     forget_after_s: float = 86400.0  # after which a lost peer may be forgotten

@@ -20,6 +20,7 @@ from syncd.replication.roles import PRIMARY, Roles
 from syncd.replication.settings import Settings
 
 _SAID_LIMIT = 256  # reasons and sources that a log line was written for
+_PATIENCE_LIMIT_S = 60.0  # of a slow peer
 _MESSAGES_LIMIT = 256  # log lines that wait to be taken
 
 
@@ -71,6 +72,21 @@ class Speaker:
         self.outbox.leave(peer.name)
         self.waiting.discard(peer.name)
         peer.inbound_equal = peer.outbound_equal = False
+
+    def suspend(self, peer: Peer, now: float) -> None:
+        """A peer that the others waited for too long: it gets a resync later."""
+        if not peer.patience_s:
+            self.say(
+                "warning",
+                f"{peer.name} is too slow for the others: it falls back to resyncs",
+            )
+        peer.suspensions += 1
+        peer.patience_s = min(max(2 * peer.patience_s, 1.0), _PATIENCE_LIMIT_S)
+        peer.suspended_until = now + peer.patience_s
+        self.drop_service(peer, PeerEvent.RESYNC)
+        self.outbox.suspend(peer.name)
+        peer.remote_wants = 0
+        self.hello_at = now
 
     def silent_peers(self, now: float) -> None:
         """Peers that were not heard, or did not hear us, for too long are lost."""
