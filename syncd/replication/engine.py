@@ -17,7 +17,9 @@ from syncd.flows.filter import RecordFilter
 from syncd.flows.own import Own
 from syncd.flows.record import END, EXP_END, Record, RecordReader
 from syncd.replication.agreement import Agreement
-from syncd.replication.frame import Frame, Numbered, envelope_bytes
+from syncd.replication.departure import Departure
+from syncd.replication.frame import Frame, Numbered
+from syncd.replication.hello import Hello
 from syncd.replication.pace import Pace
 from syncd.replication.peer import Peer, PeerEvent, PeerState
 from syncd.replication.roles import BACKUP, FAULT, PRIMARY, Roles
@@ -54,12 +56,19 @@ class ReplicationEngine:
         self.dump_wanted = True
         self.kernel_read = False  # was the kernel's table read once in full?
         self.sealer = Sealer(node, epoch, security or Security())
-        self._links: dict[int, tuple[bool, int]] = {0: (True, settings.frame_bytes)}
+        self.paths = self.agreement.paths
+        self.departure = Departure(
+            *(self.agreement.coder, self.sealer, self.paths),
+            settings.hello_interval_s,
+        )
+        self._switches = 0  # of the links, as far as they are in the log
+        self._paths_at = now  # when the links are judged again
         self._filter = record_filter
         self._started_at = now
         self._now = now
         self._release_at = now  # when held ends are looked through again
         self._security_changed()
+        self.link_changed(0, usable=True, frame_bytes=settings.frame_bytes)
 
     @property
     def peers(self) -> dict[str, Peer]:
@@ -148,17 +157,26 @@ class ReplicationEngine:
 
     def link_changed(self, place: int, *, usable: bool, frame_bytes: int) -> None:
         """The fact about the link at this place, and what a datagram of it holds."""
-        if self._links.get(place) == (usable, frame_bytes):
-            return
-        self._links[place] = (usable, frame_bytes)
-        self._limit_payloads()
+        now = self._now
+        if self.paths.link_changed(
+            place, usable=usable, frame_bytes=frame_bytes, now=now
+        ):
+            self._follow_paths(now)
 
-    def _limit_payloads(self) -> None:
-        """A payload fits every usable link, with all that is put around it."""
-        links = self._links.values()
-        sizes = [size for ready, size in links if ready] or [size for _, size in links]
-        around = envelope_bytes(self.node) + self.sealer.overhead
-        self.outbox.payload_bytes = min(sizes) - around
+    def _follow_paths(self, now: float) -> None:
+        """What became of the links: tell the peers, and write a switch down."""
+        paths, agreement = self.paths, self.agreement
+        if paths.news:
+            paths.news = False
+            agreement.hello_at = now
+        if paths.switches == self._switches:
+            return
+        self._switches = paths.switches
+        if paths.used:
+            places = ", ".join(str(place + 1) for place in paths.used)
+            agreement.say("warning", f"sending over link {places} from now on")
+        if self.outbox.unacked:  # what was on the way may be lost: ask at once
+            agreement.probe_at = now
 
     def change_security(self, security: Security, now: float) -> None:
         """Other keys or another mode from now on."""
@@ -169,7 +187,6 @@ class ReplicationEngine:
 
     def _security_changed(self) -> None:
         self.agreement.key_ids = self.sealer.security.ids
-        self._limit_payloads()
 
     @property
     def sealing(self) -> bool:
@@ -182,7 +199,7 @@ class ReplicationEngine:
     def receive(
         self,
         datagram: bytes,
-        place: int,  # noqa: ARG002 - a sealed frame tells the place at its sender
+        place: int,
         source: str,
         now: float,
     ) -> str | None:
@@ -200,7 +217,36 @@ class ReplicationEngine:
             self.agreement.say_once(error.reason, source, text)
             return error.reason
         frame = Frame(envelope.sender, envelope.epoch, envelope.number, content)
+        if isinstance(content, Hello):
+            return self._receive_hello(frame, content, (place, source), now)
+        self.paths.heard(frame.sender, frame.epoch, place, now)
         return self.agreement.receive(frame, source, now)
+
+    def _receive_hello(
+        self, frame: Frame, hello: Hello, origin: tuple[int, str], now: float
+    ) -> str | None:
+        """A beacon of a life that we follow tells of its link, and nothing else."""
+        place, source = origin
+        name, way = frame.sender, hello.way
+        refused = None
+        peer = self.peers.get(name)
+        followed = peer is not None and peer.live and peer.inbox.epoch == frame.epoch
+        if followed and peer is not None and way is not None and way.beacon:
+            peer.heard_at = now
+        else:
+            refused = self.agreement.receive(frame, source, now)
+            peer = self.peers.get(name)
+        if peer is None or name == self.node or peer.inbox.epoch != frame.epoch:
+            return refused
+        hears = dict(hello.hears or ())
+        self.paths.told(
+            *(name, frame.epoch, frame.number, place),
+            None if way is None else (way.via, way.room, way.interval_ms / 1000),
+            hears.get(self.node),
+            now,
+        )
+        self._follow_paths(now)
+        return refused
 
     # What leaves
 
@@ -210,21 +256,13 @@ class ReplicationEngine:
         What does not fit the burst is due at once.
         """
         self._now = now
-        place = self._place()
-        if place is None:
+        if not self.paths.usable:
             return []
+        self.outbox.payload_bytes = self.departure.room(self.node, self.paths.used)
         frames = self._frames(now)
-        if self.sealing:
-            seal = self.sealer.seal
-            return [(place, seal(place, number, payload)) for number, payload in frames]
-        wrap, node, epoch = self.agreement.coder.wrap, self.node, self.epoch
-        return [
-            (place, wrap(node, epoch, number, payload)) for number, payload in frames
-        ]
-
-    def _place(self) -> int | None:
-        """The most preferred link that is usable."""
-        return min((at for at, link in self._links.items() if link[0]), default=None)
+        hellos = self._hellos(now)
+        origin = None if self.sealing else (self.node, self.epoch)
+        return self.departure.wrap(origin, frames, hellos)
 
     def _frames(self, now: float) -> list[Numbered]:
         """The frames that are due."""
@@ -238,14 +276,22 @@ class ReplicationEngine:
                 agreement.hello_at = now
         else:
             outbox.forget_marks(self.own)
+        return frames
+
+    def _hellos(self, now: float) -> list[tuple[int, Hello]]:
+        """HELLO, when it is due."""
+        agreement = self.agreement
+        hellos: list[tuple[int, Hello]] = []
         probe = self._probe_due(now)
         if probe or now >= agreement.hello_at or now >= agreement.ack_at:
-            frames += agreement.hellos(probe or not outbox.acked, now)
+            room = self.departure.room(self.node, self.paths.usable)
+            reply = probe or not self.outbox.acked
+            hellos = agreement.hellos(reply, now, room)
             agreement.told_at = now
             agreement.hello_at = now + self.settings.hello_interval_s
             agreement.ack_at = math.inf
             agreement.unacknowledged_frames = 0
-        return frames
+        return hellos
 
     def _probe_due(self, now: float) -> bool:
         """Has nobody acknowledged for too long? The last frames may be lost."""
@@ -312,6 +358,11 @@ class ReplicationEngine:
         """What time alone brings: silent peers, proofs that are too old."""
         self._now = now
         self.comparison.forget_old(self.peers, now)
+        if now >= self._paths_at:
+            self._paths_at = now + self.settings.hello_interval_s / 2
+            self.paths.forget_all_but(self.peers)
+            self.paths.choose(now)
+            self._follow_paths(now)
         self.agreement.silent_peers(now)
         self._look_for_slow(now)
         self.agreement.forget_departed(now)

@@ -6,7 +6,7 @@ a `FrameError`. Later minor versions only add fields.
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from syncd.errors import FrameError
@@ -42,6 +42,25 @@ class Ack:
     buckets: int = 0
     asks: tuple[int, ...] = ()
 
+    def shorter(self) -> "Ack":
+        """The older half of it: as if later frames had not come yet."""
+        kept = self.lost[: len(self.lost) // 2]
+        return replace(self, lost=kept, highest=kept[-1][1]) if kept else self
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The link that this copy of a HELLO left by.
+
+    `via` is its place at the sender, `room` what the sender can take there, in bytes of
+    a datagram. A `beacon` shows that the link works; the stream goes over another one.
+    """
+
+    via: int
+    room: int = 0
+    interval_ms: int = 0
+    beacon: bool = False
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
@@ -65,6 +84,7 @@ class Hello:
     `services` are the nodes that the sender serves. `compare` counts the comparisons
     that this node asked for. `keys` are the ids of the keys that the sender opens
     sealed frames with; none tells that it opens none.
+    `hears` are the places of other nodes' links that the sender hears them by.
     """
 
     version: tuple[int, int] = (MAJOR, MINOR)
@@ -81,6 +101,8 @@ class Hello:
     services: tuple[Service, ...] = ()
     compare: int = 0
     keys: tuple[bytes, ...] = ()
+    way: Way | None = None
+    hears: tuple[tuple[str, tuple[int, ...]], ...] | None = None
 
 
 def hello_fields(hello: Hello) -> dict[str, object]:
@@ -102,7 +124,7 @@ def hello_fields(hello: Hello) -> dict[str, object]:
         )
         for ack in hello.acks
     ]
-    return {
+    fields: dict[str, object] = {
         "version": hello.version,
         "order": hello.order,
         "capabilities": hello.capabilities,
@@ -118,6 +140,12 @@ def hello_fields(hello: Hello) -> dict[str, object]:
         "compare": hello.compare,
         "keys": hello.keys,
     }
+    if hello.way is not None:
+        way = hello.way
+        fields["way"] = (way.via, way.room, way.interval_ms, int(way.beacon))
+    if hello.hears is not None:
+        fields["hears"] = hello.hears
+    return fields
 
 
 def is_counter(value: object) -> bool:
@@ -151,7 +179,30 @@ def read_hello(fields: dict[object, object]) -> Hello:
         services=tuple(_service(entry) for entry in services),
         compare=_number(fields, "compare"),
         keys=_key_ids(fields.get("keys", [])),
+        way=_way(fields.get("way")),
+        hears=_hears(fields.get("hears")),
     )
+
+
+def _way(value: object) -> Way | None:
+    if value is None:
+        return None
+    via, room, interval_ms, beacon = _counters(value, 4, "way")
+    return Way(via, room, interval_ms, beacon == 1)
+
+
+def _hears(value: object) -> tuple[tuple[str, tuple[int, ...]], ...] | None:
+    if value is None:
+        return None
+    if type(value) is not list:
+        raise FrameError("malformed", "a HELLO with a field of a wrong kind")
+    heard = []
+    for entry in value:
+        if type(entry) is not list or len(entry) < 2 or type(entry[0]) is not str:
+            raise FrameError("malformed", "a HELLO with a broken list of links")
+        places = entry[1] if type(entry[1]) is list else [None]
+        heard.append((entry[0], tuple(_counters(places, len(places), "links"))))
+    return tuple(heard)
 
 
 def _text(fields: dict[object, object], name: str, default: str) -> str:

@@ -19,3 +19,5 @@ class Settings:
     peer_limit: int = 32  # other nodes that are known at the same time
     peer_flows_limit: int = 2_000_000  # flows that are kept of one peer
     forget_after_s: float = 86400.0  # after which a lost peer may be forgotten
+    link_hellos: int = 3  # hello intervals without a word: a link is silent
+    link_hold_s: float = 5.0  # a link that failed has to be good for so long

@@ -10,15 +10,17 @@ from dataclasses import replace
 
 from syncd.flows.own import Own
 from syncd.replication.comparison import DIFFERENT, Comparison
-from syncd.replication.frame import Coder, Numbered, envelope_bytes
-from syncd.replication.hello import Ack, Hello, Service
+from syncd.replication.frame import Coder, envelope_bytes
+from syncd.replication.hello import Ack, Hello, Service, Way
 from syncd.replication.inbox import SATISFIED
 from syncd.replication.membership import Membership
 from syncd.replication.outbox import Outbox
+from syncd.replication.paths import Paths
 from syncd.replication.peer import Peer, PeerEvent, PeerState
 from syncd.replication.roles import PRIMARY, Roles
 from syncd.replication.settings import Settings
 
+_LONGEST_WAY = Way(via=255, room=65535, interval_ms=65535)
 _SAID_LIMIT = 256  # reasons and sources that a log line was written for
 _PATIENCE_LIMIT_S = 60.0  # of a slow peer
 _MESSAGES_LIMIT = 256  # log lines that wait to be taken
@@ -44,6 +46,7 @@ class Speaker:
             settings.window_frames,
             settings.frame_bytes - envelope_bytes(node),
         )
+        self.paths = Paths(settings)
         self.role_given = False  # by a command, in this life
         self.key_ids: tuple[bytes, ...] = ()  # that frames are opened with here
         self.told_at = -math.inf  # when the latest HELLO left
@@ -125,8 +128,11 @@ class Speaker:
             if name not in self.waiting
         )
 
-    def hellos(self, reply: bool, now: float) -> list[Numbered]:
-        """HELLO as one frame, or as several if the MTU asks for it."""
+    def hellos(self, reply: bool, now: float, room: int) -> list[tuple[int, Hello]]:
+        """HELLO as one frame, or as several if `room` for a payload asks for it.
+
+        What each says of the link that it leaves by is put in then.
+        """
         hello = Hello(
             role=self.roles.role,
             claim=self.roles.claim,
@@ -137,15 +143,19 @@ class Speaker:
             expectations=len(self.own.expectations),
             compare=self.comparison.asked,
             keys=self.key_ids,
+            way=_LONGEST_WAY,
+            hears=self.paths.hears(),
         )
         for peer in self.peers.values():
             for epoch, (_, heard_at) in list(peer.candidates.items()):
                 if now - heard_at >= self.settings.silence_s:
                     del peer.candidates[epoch]
         known = [p for p in self.peers.values() if p.inbox.epoch or p.candidates]
-        return self._hellos_about(hello, known)
+        return self._hellos_about(hello, known, room)
 
-    def _hellos_about(self, hello: Hello, peers: list[Peer]) -> list[Numbered]:
+    def _hellos_about(
+        self, hello: Hello, peers: list[Peer], room: int
+    ) -> list[tuple[int, Hello]]:
         full = replace(
             hello,
             acks=tuple(_ack(peer) for peer in peers if peer.inbox.epoch)
@@ -161,15 +171,20 @@ class Speaker:
                 if peer.name in self.outbox.services
             ),
         )
-        number = self.outbox.number + 1
-        payload = self.coder.pack_hello(full)
-        if len(payload) > self.outbox.payload_bytes and len(peers) > 1:
-            half = len(peers) // 2
-            return self._hellos_about(hello, peers[:half]) + self._hellos_about(
-                hello, peers[half:]
-            )
-        self.outbox.number = number
-        return [(number, payload)]
+        while len(self.coder.pack_hello(full)) > room:
+            if len(peers) > 1:
+                parts = peers[: len(peers) // 2], peers[len(peers) // 2 :]
+                return [
+                    frame
+                    for part in parts
+                    for frame in self._hellos_about(_about(hello, part), part, room)
+                ]
+            shorter = tuple(ack.shorter() for ack in full.acks)
+            if shorter == full.acks:
+                break
+            full = replace(full, acks=shorter)
+        self.outbox.number += 1
+        return [(self.outbox.number, full)]
 
     def take_messages(self) -> list[tuple[str, str]]:
         """Log lines since the last call: (level, text)."""
@@ -187,6 +202,12 @@ class Speaker:
             return
         self._said.add((reason, source))
         self.say("warning", text)
+
+
+def _about(hello: Hello, peers: list[Peer]) -> Hello:
+    """Of the links that we hear by, only those of these peers."""
+    names = {peer.name for peer in peers}
+    return replace(hello, hears=tuple(h for h in hello.hears or () if h[0] in names))
 
 
 def _ack(peer: Peer) -> Ack:

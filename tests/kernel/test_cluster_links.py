@@ -117,7 +117,6 @@ def test_a_link_that_is_cut_on_both_sides_gives_way_to_the_second(
     _cut_and_mend(made, switch_port, ("fw1", "fw2"))
 
 
-@pytest.mark.xfail(reason="the other side keeps sending where nobody hears it")
 def test_a_link_that_is_cut_on_one_side_gives_way_to_the_second(
     lab: Lab, tmp_path: Path
 ) -> None:

@@ -268,16 +268,17 @@ def test_a_copy_of_a_flow_that_its_owner_ended_is_to_be_deleted() -> None:
     assert talk.engines["a"].take_ended_elsewhere() == []
 
 
-def test_datagrams_leave_by_the_first_usable_link_and_fit_every_usable_one() -> None:
+def test_data_leaves_by_the_first_usable_link_and_hello_by_each() -> None:
     talk = Talk("a")
     engine = talk.engines["a"]
     engine.link_changed(0, usable=False, frame_bytes=1400)
     engine.link_changed(1, usable=True, frame_bytes=600)
     engine.link_changed(2, usable=True, frame_bytes=900)
-    assert [place for place, _ in engine.send(talk.now)] == [1]
+    assert [place for place, _ in engine.send(talk.now)] == [1, 2]
+    assert engine.paths.used == (1,)
     assert engine.outbox.payload_bytes <= 600 - 20
     engine.link_changed(1, usable=False, frame_bytes=600)
-    assert 600 < engine.outbox.payload_bytes < 900
     assert [place for place, _ in engine.send(talk.now + 1)] == [2]
+    assert 600 < engine.outbox.payload_bytes < 900
     engine.link_changed(2, usable=False, frame_bytes=900)
     assert engine.send(talk.now + 2) == []
