@@ -121,6 +121,8 @@ def _peer(engine: ReplicationEngine, peer: Peer, now: float) -> dict[str, object
         "owner": peer.owner,
         "epoch": f"{peer.inbox.epoch:x}",
         "source": peer.source,
+        "protocol": ".".join(map(str, peer.version)),
+        "unknown_frames": peer.unknown_frames,
         "suspensions": peer.suspensions,
         "full": peer.full,
         "overflow": peer.overflow,

@@ -34,7 +34,10 @@ class Agreement(Speaker):
             return self._own_name(frame, source, now)
         if isinstance(frame.content, Hello):
             return self._receive_hello(frame, frame.content, source, now)
-        self._receive_data(frame, frame.content, now)
+        if isinstance(frame.content, Data):
+            self._receive_data(frame, frame.content, now)
+        else:
+            self._receive_unknown(frame, now)
         return None
 
     def _own_name(self, frame: Frame, source: str, now: float) -> str | None:
@@ -83,6 +86,7 @@ class Agreement(Speaker):
         peer.source = source
         peer.heard_at = now
         peer.taken_over = False
+        peer.version, peer.capabilities = hello.version, hello.capabilities
         peer.role = hello.role
         peer.keys = hello.keys
         if hello.claim >= peer.claim:
@@ -324,6 +328,15 @@ class Agreement(Speaker):
             self.ack_at = now
         else:
             self.ack_at = min(self.ack_at, now + self.settings.ack_delay_s)
+
+    def _receive_unknown(self, frame: Frame, now: float) -> None:
+        """A kind of a later minor version: it counts, and says nothing to us."""
+        peer = self.peers.get(frame.sender)
+        if peer is None or peer.inbox.epoch != frame.epoch:
+            return
+        if peer.inbox.accept(frame.number):
+            peer.heard_at = now
+            peer.unknown_frames += 1
 
     def _fitting(self, peer: Peer, table: Table, flat: list[bytes]) -> list[bytes]:
         """As much of `[key, body, ...]` as the table has room for."""

@@ -83,13 +83,20 @@ class Envelope:
 
 
 @dataclass(frozen=True, slots=True)
+class Unknown:
+    """Content of a kind that a later minor version knows."""
+
+    kind: int
+
+
+@dataclass(frozen=True, slots=True)
 class Frame:
     """One datagram, taken apart."""
 
     sender: str
     epoch: int
     number: int
-    content: Hello | Data
+    content: Hello | Data | Unknown
 
 
 def envelope_bytes(sender: str) -> int:
@@ -192,7 +199,7 @@ class Coder:
             raise FrameError("malformed", "a frame with a field of a wrong kind")
         return Envelope(sender, epoch, number, payload)
 
-    def content(self, payload: bytes) -> Hello | Data:
+    def content(self, payload: bytes) -> Hello | Data | Unknown:
         """What a payload says; FrameError(malformed)."""
         if payload[:1] == _ZSTD:
             payload = self._decompress(payload[1:])
@@ -207,6 +214,8 @@ class Coder:
             return _data(content)
         if content[0] == HELLO and len(content) > 1 and type(content[1]) is dict:
             return read_hello(content[1])
+        if type(content[0]) is int and content[0] > DATA:
+            return Unknown(content[0])
         raise FrameError("malformed", "a payload of an unknown kind")
 
     def _decompress(self, packed: bytes) -> bytes:

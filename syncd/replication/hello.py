@@ -12,7 +12,7 @@ from typing import cast
 from syncd.errors import FrameError
 
 MAJOR = 1
-MINOR = 0
+MINOR = 1
 KEY_ID_BYTES = 4
 KEYS_LIMIT = 16
 

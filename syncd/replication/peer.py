@@ -75,6 +75,9 @@ class Peer:
     candidates: dict[int, tuple[int, float]] = field(default_factory=dict)
     challenge: int = 0  # the number of ours that one of them has to acknowledge
     keys: tuple[bytes, ...] = ()  # ids of the keys that it opens sealed frames with
+    version: tuple[int, int] = (0, 0)
+    capabilities: tuple[str, ...] = ()
+    unknown_frames: int = 0  # of a later minor version's kinds
     source: str = ""
     sources: set[str] = field(default_factory=set)  # that this life was heard from
     rival_since: float = -1.0  # when another life of its name was first heard beside it

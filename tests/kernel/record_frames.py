@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from syncd.replication.frame import Coder, Data
+from syncd.replication.hello import Hello
 
 from tests.kernel import mixture
 from tests.kernel.cluster import SYNC_PORT, Cluster, Node
@@ -130,14 +131,15 @@ def _write(file: Path, heard: list[tuple[str, bytes]]) -> None:
             said["data"] = {
                 key: value if isinstance(value, int) else [len(value), digest(value)]
                 for key, value in lists.items()
+                if isinstance(value, int | list)
             }
-        else:
+        elif isinstance(content, Hello):
             shape = tuple((bool(a.lost), a.wants < 0, a.verdict) for a in content.acks)
             said["hello"] = asdict(content)
         shape = (name, shape)
         plain[shape] = plain.get(shape, 0) + 1
         if plain[shape] <= 3 or (number <= _KEPT and len(datagram) < 200):
-            lines.append(json.dumps(said))
+            lines.append(json.dumps(said, default=bytes.hex))
     file.write_text("\n".join(lines) + "\n")
     print(f"{file}: {len(lines)} of {len(heard)} frames, {len(plain)} shapes")
 

@@ -82,7 +82,7 @@ def test_unknown_fields_behind_the_known_ones_are_skipped() -> None:
         b"\x01not zstandard",
         b"\0" + msgpack.packb(7),
         b"\0" + msgpack.packb([]),
-        b"\0" + msgpack.packb([9]),
+        b"\0" + msgpack.packb(["9"]),
         b"\0" + msgpack.packb([1, 0, 0]),
         b"\0" + msgpack.packb((1, -1, 0, [], [], [], [], 0)),
         b"\0" + msgpack.packb((1, 0, 0, [b"odd!"], [], [], [], 0)),

@@ -1,0 +1,289 @@
+"""What we tell the peers: numbering, packing to the MTU, what is unacknowledged.
+
+In: the own tables with their change marks, and what peers acknowledge. Out: DATA
+frames, and, for each frame that a peer says is lost, new marks on its keys. The rule
+of the room: a frame is never kept, only the keys that it carried; what leaves is
+always today's state.
+
+A resync is a pass over all keys, sent beside the marks under the same window. It is
+complete for a peer when that peer has acknowledged everything up to a barrier: the
+last frame that was sent when the pass was at its end and no mark was left. A frame
+lost below the barrier takes the barrier away until its keys have gone out again.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+from syncd.errors import FrameError
+
+from tests.frozen.v1_0.frame import Coder, Data
+from tests.frozen.v1_0.own import Own
+from tests.frozen.v1_0.table import KNOWN_TO_PEERS, OwnTable
+
+_SAFE_SHARE = 0.93  # of a frame that we dare to fill by estimate
+_RECORDS_LIMIT = 512  # of one frame
+_NO_BARRIER = -1
+# In place of the keys of a frame that one peer lost: another one needs no new marks.
+_MARKED_AGAIN: tuple[Sequence[bytes], Sequence[bytes]] = ((), [])
+
+
+class Pass:
+    """One walk over all keys, for the peers that wanted it when it began."""
+
+    __slots__ = ("barriers", "expectations", "flows", "number", "opened")
+
+    def __init__(self, number: int, own: Own, wanting: Iterable[str]) -> None:
+        self.number = number
+        self.flows = list(own.flows.bodies)
+        self.expectations = list(own.expectations.bodies)
+        self.flows.reverse()
+        self.expectations.reverse()
+        self.opened = False
+        self.barriers = dict.fromkeys(wanting, _NO_BARRIER)
+
+    @property
+    def at_end(self) -> bool:
+        return self.opened and not self.flows and not self.expectations
+
+
+class Outbox:
+    """Numbers, window and packing of one node's frames."""
+
+    __slots__ = (
+        "_coder",
+        "_epoch",
+        "_flow_bytes",
+        "_node",
+        "_service_count",
+        "acked",
+        "completed",
+        "frame_bytes",
+        "number",
+        "oversized",
+        "running",
+        "services",
+        "unacked",
+        "window_frames",
+    )
+
+    def __init__(
+        self, node: str, epoch: int, coder: Coder, window_frames: int, frame_bytes: int
+    ) -> None:
+        self._node = node
+        self._epoch = epoch
+        self._coder = coder
+        self._flow_bytes = 48.0  # of one record in a frame, learned
+        self._service_count = 0
+        self.number = 0  # of the last frame sent
+        self.unacked: dict[int, tuple[Sequence[bytes], Sequence[bytes]]] = {}
+        self.acked: dict[str, int] = {}  # live peer -> highest number it acknowledged
+        self.services: dict[str, int] = {}  # live peer -> number of our service
+        self.running: Pass | None = None
+        self.completed: dict[str, int] = {}  # peer -> pass that it was told in full
+        self.window_frames = window_frames
+        self.frame_bytes = frame_bytes
+        self.oversized = 0  # records that no frame can carry
+
+    def join(self, peer: str) -> None:
+        """A peer is live: from the next frame on it has to acknowledge."""
+        self.acked[peer] = self.number
+        self.services[peer] = self._service_count = self._service_count + 1
+
+    def renew(self, peer: str) -> None:
+        """Begin the service anew: the peer will want everything again."""
+        self.services[peer] = self._service_count = self._service_count + 1
+        self.completed.pop(peer, None)
+
+    def leave(self, peer: str) -> None:
+        """A peer is gone: nothing waits for it any more."""
+        self.acked.pop(peer, None)
+        self.services.pop(peer, None)
+        self.completed.pop(peer, None)
+        if self.running is not None:
+            self.running.barriers.pop(peer, None)
+            if not self.running.barriers:
+                self.running = None
+        self._forget_acknowledged()
+
+    @property
+    def floor(self) -> int:
+        """The lowest number that somebody may still miss."""
+        return next(iter(self.unacked), self.number + 1)
+
+    @property
+    def window_open(self) -> bool:
+        return len(self.unacked) < self.window_frames
+
+    def begin_pass(self, number: int, own: Own, wanting: Iterable[str]) -> None:
+        """Start a resync for these peers."""
+        self.running = Pass(number, own, wanting)
+
+    def acknowledge(
+        self, peer: str, highest: int, lost: Sequence[tuple[int, int]], own: Own
+    ) -> bool:
+        """A peer's word; marks the keys of its lost frames again. True if it is new."""
+        before = self.acked.get(peer)
+        if before is None or highest <= before or highest > self.number:
+            return False
+        for first, last in lost:
+            for number in range(max(first, before + 1), min(last, highest) + 1):
+                self._mark_again(peer, number, own)
+        self.acked[peer] = highest
+        self._forget_acknowledged()
+        return True
+
+    def _mark_again(self, peer: str, number: int, own: Own) -> None:
+        keys = self.unacked.get(number)
+        if keys is None:
+            return
+        own.flows.marks.update(dict.fromkeys(keys[0], KNOWN_TO_PEERS))
+        own.expectations.marks.update(dict.fromkeys(keys[1], KNOWN_TO_PEERS))
+        running = self.running
+        if running is not None and peer in running.barriers:
+            running.barriers[peer] = _NO_BARRIER
+            if keys is not _MARKED_AGAIN and not keys[0] and not keys[1]:
+                running.opened = False  # it carried nothing but the pass itself
+        if keys[0] or keys[1]:
+            self.unacked[number] = _MARKED_AGAIN
+
+    def _forget_acknowledged(self) -> None:
+        if not self.acked:
+            self.unacked.clear()
+            return
+        low = min(self.acked.values())
+        while self.unacked and (first := next(iter(self.unacked))) <= low:
+            del self.unacked[first]
+
+    def advance_pass(self, own: Own) -> list[str]:
+        """Set barriers, see who has passed his; return the peers that are through."""
+        running = self.running
+        if running is None or not running.at_end:
+            return []
+        marked = bool(own.flows.marks or own.expectations.marks)
+        through = []
+        for peer, barrier in running.barriers.items():
+            if barrier == _NO_BARRIER and not marked:
+                running.barriers[peer] = barrier = self.number
+            if barrier != _NO_BARRIER and self.acked.get(peer, 0) >= barrier:
+                through.append(peer)
+        for peer in through:
+            del running.barriers[peer]
+            self.completed[peer] = running.number
+        if not running.barriers:
+            self.running = None
+        return through
+
+    def pack_marks(self, own: Own, marker: int = 0) -> bytes | None:
+        """One frame of marked records, or None when nothing is marked.
+
+        With a `marker` a frame leaves even when it carries nothing.
+        """
+        flows, expectations = own.flows, own.expectations
+        if not flows.marks and not expectations.marks and not marker:
+            return None
+        count = self._estimate()
+        while True:
+            flow_keys = list(islice(flows.marks, count))
+            keys = list(islice(expectations.marks, max(count - len(flow_keys), 0)))
+            datagram = self._pack(own, flow_keys, keys, marker)
+            if datagram is not None:
+                break
+            if len(flow_keys) + len(keys) == 1:
+                self._give_up(flows if flow_keys else expectations)
+                return self.pack_marks(own, marker)
+            count = max((len(flow_keys) + len(keys)) * 3 // 4, 1)
+        _unmark_first(flows, flow_keys)
+        _unmark_first(expectations, keys)
+        return datagram
+
+    def pack_pass(self, own: Own) -> bytes | None:
+        """One frame of the running pass, or None when it is at its end."""
+        running = self.running
+        if running is None or running.at_end:
+            return None
+        running.opened = True
+        count = self._estimate()
+        while True:
+            flow_keys = running.flows[-count:][::-1]
+            room = count - len(flow_keys)
+            keys = running.expectations[-room:][::-1] if room else []
+            datagram = self._pack(own, flow_keys, keys, 0)
+            if datagram is not None:
+                break
+            if len(flow_keys) + len(keys) == 1:
+                self.oversized += 1
+                break
+            count = max((len(flow_keys) + len(keys)) * 3 // 4, 1)
+        del running.flows[len(running.flows) - len(flow_keys) :]
+        del running.expectations[len(running.expectations) - len(keys) :]
+        # What leaves now is today's state: it needs no mark. A key that was new to
+        # the peers is known to them from here on.
+        for key in flow_keys:
+            own.flows.marks.pop(key, None)
+        for key in keys:
+            own.expectations.marks.pop(key, None)
+        return datagram if datagram is not None else self.pack_pass(own)
+
+    def _estimate(self) -> int:
+        room = (self.frame_bytes - 40) * _SAFE_SHARE
+        return min(max(int(room / self._flow_bytes), 1), _RECORDS_LIMIT)
+
+    def _give_up(self, table: OwnTable) -> None:
+        """A single record that no frame can carry: count it, go on without it."""
+        del table.marks[next(iter(table.marks))]
+        self.oversized += 1
+
+    def _pack(
+        self,
+        own: Own,
+        flow_keys: Sequence[bytes],
+        expectation_keys: Sequence[bytes],
+        marker: int,
+    ) -> bytes | None:
+        """Number and pack these keys' present state; None when it is too large."""
+        data = Data(
+            self.floor, self.running.number if self.running else 0, marker=marker
+        )
+        _collect(own.flows, flow_keys, data.flows, data.flow_ends)
+        _collect(
+            own.expectations,
+            expectation_keys,
+            data.expectations,
+            data.expectation_ends,
+        )
+        datagram = self._coder.pack_data(self._node, self._epoch, self.number + 1, data)
+        records = len(flow_keys) + len(expectation_keys)
+        if len(datagram) > self.frame_bytes:
+            if not records:
+                raise FrameError("malformed", "an empty frame larger than the MTU")
+            self._flow_bytes = min(len(datagram) / records, float(self.frame_bytes))
+            return None
+        if records > 4:
+            share = (len(datagram) - 40) / records
+            self._flow_bytes += (max(share, 8.0) - self._flow_bytes) / 8
+        self.number += 1
+        self.unacked[self.number] = (flow_keys, expectation_keys)
+        return datagram
+
+
+def _unmark_first(table: OwnTable, keys: Sequence[bytes]) -> None:
+    """These keys are the first of the marks."""
+    if len(keys) == len(table.marks):
+        table.marks.clear()
+    else:
+        for key in keys:
+            del table.marks[key]
+
+
+def _collect(
+    table: OwnTable, keys: Sequence[bytes], flat: list[bytes], ends: list[bytes]
+) -> None:
+    """The present state of each key: its body, or the fact that it ended."""
+    get = table.bodies.get
+    for key in keys:
+        body = get(key)
+        if body is None:
+            ends.append(key)
+        else:
+            flat.append(key)
+            flat.append(body)

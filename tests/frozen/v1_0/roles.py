@@ -1,0 +1,79 @@
+"""Who stands for the traffic: roles, claims, and ends that are held back.
+
+In: promote, demote, fault, and what the peers say of their roles. Out: whether this
+node's table is authoritative, and which peers' tables a promotion commits.
+
+The rules, which need no synchronised clocks:
+- A claim is a Lamport counter. A promotion takes the highest claim heard of plus one.
+- A node is an owner while it is primary, and after a demotion until it hears a claim
+  above its own: somebody took its traffic over. A node that was never promoted has
+  claim 0; a cluster that uses no roles works, everybody tells everything.
+- An owner that is not primary holds ends back: when the address leaves, the kernel
+  destroys masqueraded flows (nf_nat_masquerade.c); they must not vanish at the peer.
+- A promotion commits a peer that is an owner or has claim 0, once per claim. Of a key
+  that two peers have, the one with the higher claim counts.
+"""
+
+from collections.abc import Iterable
+
+from tests.frozen.v1_0.own import Own
+from tests.frozen.v1_0.peer import Peer
+
+PRIMARY = "primary"
+BACKUP = "backup"
+FAULT = "fault"
+
+
+class Roles:
+    """This node's role and claim."""
+
+    __slots__ = ("claim", "holding", "role")
+
+    def __init__(self) -> None:
+        self.role = BACKUP
+        self.claim = 0
+        self.holding = False
+
+    def owner(self, peers: Iterable[Peer]) -> bool:
+        """Does this node's table stand for traffic that nobody took over?"""
+        highest = max((peer.claim for peer in peers), default=0)
+        return self.role == PRIMARY or (self.claim > 0 and self.claim >= highest)
+
+    def promote(self, peers: Iterable[Peer], own: Own) -> None:
+        """Become primary; repeated, it changes nothing."""
+        if self.role == PRIMARY:
+            return
+        self.role = PRIMARY
+        self.claim = 1 + max([self.claim, *(peer.claim for peer in peers)])
+        self.holding = False
+        own.flows.release()
+        own.expectations.release()
+
+    def retire(self, role: str, peers: Iterable[Peer], own: Own) -> None:
+        """Demotion or fault: hold ends back if this node stood for traffic."""
+        for peer in peers:
+            if peer.claim == 0:
+                peer.taken = (-1, -1)  # it uses no roles: its state counts anew
+        if self.role == PRIMARY:
+            self.holding = True
+            own.flows.hold()
+            own.expectations.hold()
+        self.role = role
+
+    def heard(self, claim: int, own: Own) -> int:
+        """A peer's claim; one above ours ends the holding. Ends carried out."""
+        if not self.holding or claim <= self.claim:
+            return 0
+        self.holding = False
+        return own.flows.release() + own.expectations.release()
+
+
+def sources(peers: Iterable[Peer]) -> list[Peer]:
+    """The peers whose tables a promotion commits, the highest claim first."""
+    worthy = [
+        peer
+        for peer in peers
+        if (peer.owner or peer.claim == 0)
+        and peer.taken != (peer.inbox.epoch, peer.claim)
+    ]
+    return sorted(worthy, key=lambda peer: (-peer.claim, peer.name))

@@ -1,0 +1,250 @@
+"""The shelves: key -> body, one `Table` per owner and kind of record.
+
+In: records that `record.py` has read (own table), or keys and bodies that a frame
+carried (a peer's table). Out: the newest body of every key, and for the own tables
+the change marks: which keys a peer has not been told about in their present state.
+
+`own.py` joins this node's two tables; here each one is for itself.
+
+The rule of the room: a table holds state, not history. An end is an absent key with
+a change mark; a mark says "send whatever is there now". A key that nobody was told
+about (mark `NEW_TO_PEERS`) and that ends again leaves no trace.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+
+from syncd.flows.masquerade import dies_with_address
+from syncd.flows.record import Record, without_timeout
+
+# The value of a change mark: has any peer ever been sent this key?
+NEW_TO_PEERS = True
+KNOWN_TO_PEERS = False
+
+_ANY_ATTRIBUTE = (1 << 32) - 1  # no update has them all: the next one is merged
+
+
+class Table:
+    """A peer's records of one kind, as they were told to us.
+
+    `bodies` maps key to body. `told_s` maps key to the whole second (of the local
+    monotonic clock) at which the body came: a timeout is estimated from it. `stale`
+    holds, during a resync, the keys that have not been told again yet.
+    """
+
+    __slots__ = ("bodies", "stale", "told_s")
+
+    def __init__(self) -> None:
+        self.bodies: dict[bytes, bytes] = {}
+        self.told_s: dict[bytes, int] = {}
+        self.stale: set[bytes] = set()
+
+    def __len__(self) -> int:
+        return len(self.bodies)
+
+    def put(self, flat: Sequence[bytes], now: float) -> None:
+        """Store `[key, body, key, body, ...]`."""
+        keys = flat[::2]
+        self.bodies.update(zip(keys, flat[1::2], strict=True))
+        self.told_s.update(zip(keys, repeat(int(now))))
+        if self.stale:
+            self.stale.difference_update(keys)
+
+    def drop(self, keys: Iterable[bytes]) -> None:
+        """Forget the keys; one that is not there is fine."""
+        for key in keys:
+            if self.bodies.pop(key, None) is not None:
+                del self.told_s[key]
+                self.stale.discard(key)
+
+    def begin_sweep(self) -> None:
+        """From now on a key counts as stale until it is told again."""
+        self.stale = set(self.bodies)
+
+    def end_sweep(self) -> list[tuple[bytes, bytes]]:
+        """Forget what was not told again since `begin_sweep`; return it."""
+        stale, self.stale = self.stale, set()
+        swept = [(key, self.bodies[key]) for key in stale]
+        self.drop(stale)
+        return swept
+
+    def clear(self) -> int:
+        """Forget all; return how many records that were."""
+        count = len(self.bodies)
+        self.bodies.clear()
+        self.told_s.clear()
+        self.stale = set()
+        return count
+
+    def differing(self, flat: Sequence[bytes]) -> int:
+        """How many of `[key, body, ...]` are not stored just like that."""
+        get = self.bodies.get
+        pairs = zip(flat[::2], flat[1::2], strict=True)
+        return sum(get(key) != body for key, body in pairs)
+
+
+class OwnTable:
+    """This kernel's records of one kind, kept up to date from its messages.
+
+    `facts` maps key to (CTA_ID bytes or b"", bit set of the attributes in the body).
+    `marks` maps a changed key to `NEW_TO_PEERS` or `KNOWN_TO_PEERS`. `held` are ends
+    that are held back, with the time at which they come true: for good while `holding`
+    (the node has given its traffic away, what its kernel forgets lives on elsewhere),
+    for seconds when the kernel forgot a flow that may have died with an address.
+    """
+
+    __slots__ = (
+        "bodies",
+        "disturbed",
+        "facts",
+        "held",
+        "holding",
+        "marks",
+        "seen",
+        "touched",
+    )
+
+    def __init__(self) -> None:
+        self.bodies: dict[bytes, bytes] = {}
+        self.facts: dict[bytes, tuple[bytes, int]] = {}
+        self.marks: dict[bytes, bool] = {}
+        self.held: dict[bytes, float] = {}
+        self.holding = False
+        self.touched: set[bytes] | None = None  # by events, since a dump began
+        self.disturbed: set[bytes] | None = None  # by events, since a commit
+        self.seen: set[bytes] = set()  # in the dump that is going on
+
+    def __len__(self) -> int:
+        return len(self.bodies)
+
+    def put(self, key: bytes, body: bytes, ident: bytes, mask: int) -> None:
+        """Store and mark one record as the kernel has it now."""
+        if key not in self.marks:
+            self.marks[key] = NEW_TO_PEERS if key not in self.bodies else False
+        self.bodies[key] = body
+        self.facts[key] = (ident, mask)
+        if self.held:
+            self.held.pop(key, None)
+
+    def end(self, key: bytes) -> None:
+        """The kernel has no such record any more."""
+        if self.holding:
+            if key in self.bodies:
+                self.held[key] = math.inf
+            return
+        self.held.pop(key, None)
+        if self.bodies.pop(key, None) is None:
+            return
+        del self.facts[key]
+        if self.marks.get(key, KNOWN_TO_PEERS) is NEW_TO_PEERS:
+            del self.marks[key]
+        else:
+            self.marks[key] = KNOWN_TO_PEERS
+
+    def end_later(self, key: bytes, due: float) -> None:
+        """The kernel has no such record any more, but it may live on elsewhere."""
+        if key in self.bodies:
+            self.held[key] = math.inf if self.holding else due
+
+    def ended(self, key: bytes, ident: bytes, due: float = 0.0) -> None:
+        """A DESTROY event: it counts only for the entry with that CTA_ID.
+
+        With a `due` time the end is held back until then.
+        """
+        fact = self.facts.get(key)
+        if fact is not None and (fact[0] == ident or not fact[0] or not ident):
+            if due:
+                self.end_later(key, due)
+            else:
+                self.end(key)
+
+    def refresh(self, record: Record) -> None:
+        """A reply to a GET: the present truth; a moved timer alone is no change."""
+        _, key, body, ident, mask = record
+        old = self.bodies.get(key)
+        if old is not None and (
+            old == body or without_timeout(old) == without_timeout(body)
+        ):
+            self.facts[key] = (ident, mask)
+            self.held.pop(key, None)
+            return
+        self.put(key, body, ident, mask)
+
+    def fill(self, record: Record) -> bool:
+        """A part of a dump; False if only the kernel can say what is true now.
+
+        An event since the dump began and the dump may each know what the other does
+        not: that flow has to be looked up.
+        """
+        key = record[1]
+        self.seen.add(key)
+        if self.touched is None or key not in self.touched:
+            self.refresh(record)
+            return True
+        old = self.bodies.get(key)
+        return old is None or without_timeout(old) == without_timeout(record[2])
+
+    def begin_dump(self) -> None:
+        """A dump starts: note what events touch, they are newer than the dump."""
+        self.touched = set()
+        self.seen = set()
+
+    def end_dump(self, due: float = 0.0) -> int:
+        """The dump is complete: sweep what it did not show; return how many.
+
+        Flows that may have died with an address are held back until `due`.
+        """
+        touched = self.touched or set()
+        gone = self.bodies.keys() - self.seen - touched - self.held.keys()
+        for key in gone:
+            if due and dies_with_address(self.bodies[key]):
+                self.end_later(key, due)
+            else:
+                self.end(key)
+        self.abort_dump()
+        return len(gone)
+
+    def abort_dump(self) -> None:
+        """No dump is going on any more."""
+        self.touched = None
+        self.seen = set()
+
+    def hold(self) -> None:
+        """From now on hold every end back, until `release`."""
+        self.holding = True
+        self.held = dict.fromkeys(self.held, math.inf)
+
+    def release(self) -> int:
+        """Carry out the ends that were held back; return how many."""
+        self.holding = False
+        return self.release_due(math.inf)
+
+    def release_due(self, now: float) -> int:
+        """Carry out the held ends whose time has come; return how many."""
+        due = [key for key, at in self.held.items() if at <= now]
+        for key in due:
+            self.end(key)
+        return len(due)
+
+    def adopt(self, records: Sequence[tuple[bytes, bytes, float]]) -> None:
+        """Records (key, body, age) that were just put into this kernel.
+
+        Their CTA_ID is not known; the next update of each is merged.
+        """
+        keys = [key for key, _, _ in records]
+        self.marks.update(dict.fromkeys(keys, KNOWN_TO_PEERS))
+        self.bodies.update([record[:2] for record in records])
+        self.facts.update(dict.fromkeys(keys, (b"", _ANY_ATTRIBUTE)))
+        if self.held:
+            for key in keys:
+                self.held.pop(key, None)
+
+    def clear(self) -> int:
+        """Forget all; peers are told that each one ended."""
+        count = len(self.bodies)
+        self.marks.update(dict.fromkeys(self.bodies, KNOWN_TO_PEERS))
+        self.bodies.clear()
+        self.facts.clear()
+        self.held.clear()
+        return count
