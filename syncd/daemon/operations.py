@@ -23,7 +23,7 @@ from syncd.daemon.takeover import Takeover
 from syncd.errors import ControlError
 from syncd.flows import restore
 from syncd.flows.commit import Result
-from syncd.flows.record import RecordReader
+from syncd.flows.reader import RecordReader
 from syncd.kernel.requests import Dumped
 from syncd.replication.inbox import SATISFIED
 from syncd.replication.peer import Peer

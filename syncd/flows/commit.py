@@ -27,6 +27,7 @@ from syncd.errors import RecordError
 from syncd.flows import restore, view
 from syncd.flows.batch import Restorer, TimedRecord
 from syncd.flows.nla import attributes
+from syncd.flows.reader import RecordReader
 from syncd.flows.record import (
     CTA_HELP,
     CTA_LABELS,
@@ -34,7 +35,6 @@ from syncd.flows.record import (
     CTA_TIMEOUT,
     CTA_TUPLE_MASTER,
     EXPECTATION,
-    RecordReader,
 )
 
 BATCH_MESSAGES = 512

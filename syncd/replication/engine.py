@@ -15,7 +15,8 @@ from itertools import islice
 from syncd.errors import FrameError
 from syncd.flows.filter import RecordFilter
 from syncd.flows.own import Own
-from syncd.flows.record import END, EXP_END, Record, RecordReader
+from syncd.flows.reader import RecordReader
+from syncd.flows.record import END, EXP_END, Record
 from syncd.replication.agreement import Agreement
 from syncd.replication.departure import Departure
 from syncd.replication.frame import Frame, Numbered

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from syncd.flows.batch import TimedRecord
 from syncd.flows.commit import Batch, CommitPlan
-from syncd.flows.record import RecordReader
+from syncd.flows.reader import RecordReader
 from syncd.kernel.events import EventSocket
 from syncd.kernel.requests import RequestSocket, carry_out
 from tests.lab import Lab, inside, sysctl

@@ -8,7 +8,8 @@ from collections import defaultdict
 from functools import partial
 from timeit import repeat
 
-from syncd.flows.record import RecordReader, merge, status_of, without_timeout
+from syncd.flows.reader import RecordReader
+from syncd.flows.record import merge, status_of, without_timeout
 from tests.unit.flows.recorded import recorded, without_portid
 
 BATCH = 500

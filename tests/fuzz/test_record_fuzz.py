@@ -13,12 +13,12 @@ from syncd.config import Choice, FilterConfig
 from syncd.errors import RecordError
 from syncd.flows.filter import RecordFilter
 from syncd.flows.nla import attributes, values, walk
+from syncd.flows.reader import RecordReader
 from syncd.flows.record import (
     BY_PROGRAM,
     CANONICAL,
     EXPECTATION,
     Record,
-    RecordReader,
     mask_of,
     master_of,
     merge,

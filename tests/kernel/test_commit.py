@@ -7,6 +7,7 @@ import pytest
 from syncd.flows import nla, restore
 from syncd.flows.batch import TimedRecord
 from syncd.flows.commit import TABLE_FULL, CommitPlan, Result
+from syncd.flows.reader import RecordReader
 from syncd.flows.record import (
     CTA_EXPECT_TIMEOUT,
     CTA_LABELS,
@@ -16,7 +17,6 @@ from syncd.flows.record import (
     CTA_TIMEOUT,
     CTA_TUPLE_MASTER,
     CTA_TUPLE_REPLY,
-    RecordReader,
 )
 from syncd.kernel.requests import RequestSocket, carry_out
 

@@ -11,7 +11,8 @@ import pytest
 from syncd.errors import KernelError
 from syncd.flows import restore
 from syncd.flows.batch import Restorer, TimedRecord
-from syncd.flows.record import DUMP, NEW, RecordReader
+from syncd.flows.reader import RecordReader
+from syncd.flows.record import DUMP, NEW
 from syncd.kernel.events import EventSocket
 from syncd.kernel.requests import RequestSocket
 

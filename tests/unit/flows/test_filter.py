@@ -6,6 +6,7 @@ import pytest
 from syncd.config import Choice, FilterConfig
 from syncd.flows.filter import RecordFilter
 from syncd.flows.nla import attributes, tlv
+from syncd.flows.reader import RecordReader
 from syncd.flows.record import (
     CTA_EXPECT_HELP_NAME,
     CTA_PROTOINFO,
@@ -13,7 +14,6 @@ from syncd.flows.record import (
     EXP_NEW,
     UPDATE,
     Record,
-    RecordReader,
 )
 
 from tests.unit.flows.recorded import recorded

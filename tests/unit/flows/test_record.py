@@ -9,6 +9,7 @@ from pyroute2.netlink.nfnetlink.nfctsocket import nfct_msg
 from syncd.errors import RecordError
 from syncd.flows import record as room
 from syncd.flows.nla import attributes, tlv
+from syncd.flows.reader import RecordReader
 from syncd.flows.record import (
     BY_PROGRAM,
     CANONICAL,
@@ -26,7 +27,6 @@ from syncd.flows.record import (
     UPDATE,
     ZEROS,
     Record,
-    RecordReader,
     mask_of,
     master_of,
     merge,

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pytest
 from syncd.errors import RecordError
 from syncd.flows import nla, restore
+from syncd.flows.reader import RecordReader
 from syncd.flows.record import (
     CTA_EXPECT_TIMEOUT,
     CTA_EXPECT_ZONE,
@@ -22,7 +23,6 @@ from syncd.flows.record import (
     CTA_TUPLE_REPLY,
     CTA_ZONE,
     ZEROS,
-    RecordReader,
     with_zone,
 )
 

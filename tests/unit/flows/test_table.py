@@ -4,6 +4,7 @@ import pytest
 from syncd.flows.masquerade import dies_with_address
 from syncd.flows.nla import tlv
 from syncd.flows.own import Own
+from syncd.flows.reader import RecordReader
 from syncd.flows.record import (
     BY_PROGRAM,
     CANONICAL,
@@ -15,7 +16,6 @@ from syncd.flows.record import (
     EXP_NEW,
     NEW,
     UPDATE,
-    RecordReader,
 )
 from syncd.flows.table import ENDED_AT_PEERS, NEW_TO_PEERS, Table
 
