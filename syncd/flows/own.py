@@ -39,6 +39,8 @@ _TIMEOUT_BIT = 1 << CTA_TIMEOUT
 _EARLY_END = _TIMEOUT_BIT | BY_PROGRAM
 EARLY_END_S = 3.0  # in which a demotion may follow the address that left
 EARLY_SWEEP_S = 2.0  # the same for an end whose event was lost
+# C integers when compiled, where those of record.py are objects.
+_UPDATE, _NEW, _END, _DUMP, _SEQ_ADJUST = UPDATE, NEW, END, DUMP, IPS_SEQ_ADJUST
 _DISTURBED_LIMIT = 1 << 18  # keys that are remembered for the next commit
 
 
@@ -62,13 +64,14 @@ class Own:
         later: list[Record] = []
         for record in records:
             kind, key, body, ident, mask = record
-            if kind == UPDATE:
+            if kind == _UPDATE:
                 fact = facts.get(key)
                 if fact is None or (fact[0] != ident and fact[0]):
                     self.lookups[key] = None
                     continue
-                if fact[1] != mask:
-                    if fact[1] & ~mask:
+                known = fact[1]
+                if known != mask:
+                    if known & ~mask:
                         body, mask = merge(bodies[key], body)
                     facts[key] = (ident, mask)
                 if key not in marks:
@@ -79,20 +82,20 @@ class Own:
                 # STATUS stands behind REPLY; its lowest byte has SEQ_ADJUST.
                 if (
                     mask & _ADJUSTING_BITS
-                    and body[body[0] + 7] & IPS_SEQ_ADJUST
+                    and body[body[0] + 7] & _SEQ_ADJUST
                     and not mask & _SEQ_ADJ_BIT
                 ):
                     self.lookups[key] = None
-            elif kind == NEW:
+            elif kind == _NEW:
                 flows.put(key, body, ident, mask)
                 self._zoned.note(key, bodies)
-            elif kind == END:
+            elif kind == _END:
                 # Time was left, and no program caused it: trap 6 of ctnetlink.md.
                 if mask & _EARLY_END == _TIMEOUT_BIT and dies_with_address(body):
                     flows.ended(key, ident, now + EARLY_END_S)
                 else:
                     flows.ended(key, ident)
-            elif kind == DUMP:
+            elif kind == _DUMP:
                 flows.refresh(record)
                 self._zoned.note(key, bodies)
             else:
@@ -159,7 +162,7 @@ class Own:
                     # NAT of a helper changes the master's sequence adjustment
                     # without an event (ctnetlink.md, section 8): read it now.
                     self._ask_masters(record[2])
-                    expectations.put(*record[1:])
+                    expectations.put(key, record[2], record[3], record[4])
                 else:
                     expectations.refresh(record)
             if expectations.touched is not None:

@@ -252,7 +252,7 @@ def _walked(message: bytes, kind: int) -> Record:
     order = _ORDER_OF_FLOW if is_flow else _ORDER_OF_EXPECTATION
     body = _gathered(data, order, seen, starts, ends, 0, 0)
     mask |= seen & (_BITS_OF_FLOW if is_flow else _BITS_OF_EXPECTATION)
-    if kind == _END and data[12] | data[13] | data[14] | data[15]:
+    if kind == _END and data[8:16] != _NO_SEQUENCE_NO_PORTID:
         mask |= _BY_PROGRAM
     order = _KEY_OF_FLOW if is_flow else _KEY_OF_EXPECTATION
     key = _gathered(data, order, seen, starts, ends, 16, 20)

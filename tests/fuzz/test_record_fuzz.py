@@ -7,7 +7,7 @@ mutated one exactly as a walk does.
 from ipaddress import ip_network
 from struct import pack
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from syncd.config import Choice, FilterConfig
 from syncd.errors import RecordError
@@ -32,6 +32,7 @@ from syncd.flows.record import (
 from tests.unit.flows.recorded import recorded, without_portid
 
 MESSAGES = [said.message for said in recorded()]
+ENDED = next(said.message for said in recorded() if said.type == "DESTROY")
 MESSAGES += [without_portid(message) for message in MESSAGES]
 FILTER = RecordFilter(
     FilterConfig(
@@ -41,7 +42,7 @@ FILTER = RecordFilter(
     ),
     ("ftp", "sip"),
 )
-LEARNED = RecordReader()
+LEARNED = RecordReader(by_layouts=True)
 LEARNED.read(MESSAGES)
 
 
@@ -87,10 +88,12 @@ def by_walk(message: bytes) -> list[Record]:
         return []
 
 
+@example(ENDED[:8] + bytes.fromhex("01000000 00000000") + ENDED[16:])
 @given(messages)
 def test_a_message_is_read_alike_by_layouts_and_by_a_walk(message: bytes) -> None:
     walked = by_walk(message)
-    fresh = RecordReader()
+    assert RecordReader(by_layouts=False).read([message]) == walked
+    fresh = RecordReader(by_layouts=True)
     assert fresh.read([message]) == walked
     assert fresh.read([message]) == walked
     before = LEARNED.malformed + LEARNED.ignored
@@ -100,7 +103,9 @@ def test_a_message_is_read_alike_by_layouts_and_by_a_walk(message: bytes) -> Non
 
 @given(st.lists(messages, max_size=40))
 def test_a_bad_message_does_not_disturb_its_neighbours(batch: list[bytes]) -> None:
-    assert RecordReader().read(batch) == [r for m in batch for r in by_walk(m)]
+    walked = [record for message in batch for record in by_walk(message)]
+    for by_layouts in (False, True):
+        assert RecordReader(by_layouts).read(batch) == walked
 
 
 @given(messages)

@@ -161,7 +161,7 @@ def test_the_key_tells_flows_from_expectations(said: Recorded) -> None:
 
 @everything
 def test_a_known_shape_gives_the_same_record_as_a_walk(said: Recorded) -> None:
-    reader = RecordReader()
+    reader = RecordReader(by_layouts=True)
     walked = reader.read_one(said.message)
     plain = without_portid(said.message)
     pair = [walked, reader.read_one(plain)]
@@ -171,7 +171,7 @@ def test_a_known_shape_gives_the_same_record_as_a_walk(said: Recorded) -> None:
 def test_shapes_learned_from_all_messages_do_not_disturb_each_other() -> None:
     messages = [said.message for said in recorded()]
     messages += [without_portid(message) for message in messages]
-    reader = RecordReader()
+    reader = RecordReader(by_layouts=True)
     walked = [reader.read_one(message) for message in messages]
     assert reader.read(messages) == walked
     assert reader.read(messages[::-1]) == walked[::-1]
@@ -198,7 +198,7 @@ def test_zero_marks_and_zero_synproxies_combine() -> None:
             whole = base + synproxy + mark
             messages.append(pack("<I", len(whole)) + whole[4:])
     for order in (messages, messages[::-1]):
-        reader = RecordReader()
+        reader = RecordReader(by_layouts=True)
         walked = [reader.read_one(message) for message in order]
         assert reader.read(order + order) == walked + walked
     sizes = [len(record[2]) for record in read(*messages)]
@@ -215,7 +215,7 @@ def test_more_shapes_than_can_be_learned_are_still_read() -> None:
     for split in range(0, 400, 4):
         whole = base + tlv(100, bytes(split)) + tlv(101, bytes(400 - split))
         messages.append(pack("<I", len(whole)) + whole[4:])
-    reader = RecordReader()
+    reader = RecordReader(by_layouts=True)
     walked = [reader.read_one(message) for message in messages]
     assert reader.read(messages) == walked
     assert reader.read(messages) == walked
@@ -223,7 +223,7 @@ def test_more_shapes_than_can_be_learned_are_still_read() -> None:
 
 def test_dumps_of_many_sequences_are_read_alike() -> None:
     dumps = [said.message for said in recorded() if said.type.endswith("DUMP")]
-    reader = RecordReader()
+    reader = RecordReader(by_layouts=True)
     walked = [reader.read_one(message) for message in dumps]
     for sequence in range(40):
         again = [m[:8] + pack("<II", sequence, 4242) + m[16:] for m in dumps]

@@ -1,0 +1,12 @@
+# C types of digest.py.
+import cython
+
+cdef unsigned long long _BUCKET_SHIFT
+
+cdef class Digest:
+    cdef public list sums
+
+    @cython.locals(sums=list, key=bytes, body=bytes, old=bytes, name=cython.ulonglong)
+    cpdef object store(self, dict bodies, flat)
+    @cython.locals(sums=list, key=bytes, new=bytes, old=bytes, name=cython.ulonglong)
+    cpdef object settle(self, keys, dict marks, dict bodies)

@@ -1,0 +1,21 @@
+# C types of own.py.
+import cython
+
+from syncd.flows.table cimport OwnTable
+from syncd.flows.zones cimport ZonedKeys
+
+cdef int _UPDATE, _NEW, _END, _DUMP, _SEQ_ADJUST
+cdef unsigned long long _SEQ_ADJ_BIT, _ADJUSTING_BITS, _TIMEOUT_BIT, _EARLY_END
+
+cdef class Own:
+    cdef public OwnTable flows, expectations
+    cdef public dict lookups
+    cdef public Py_ssize_t ignored
+    cdef ZonedKeys _zoned
+
+    @cython.locals(
+        flows=OwnTable, bodies=dict, facts=dict, held=dict, marks=dict, later=list,
+        record=tuple, fact=tuple, key=bytes, body=bytes, ident=bytes, kind=int,
+        mask=cython.ulonglong, known=cython.ulonglong,
+    )
+    cpdef object apply(self, records, double now)
