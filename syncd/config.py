@@ -104,6 +104,7 @@ class ReplicationConfig:
     peer_flows_limit: int = 2_000_000  # Flows that are kept of one peer.
     forget_after_s: float = 86400.0  # A peer that is away for so long is forgotten.
     slow_peer_s: float = 1.0  # One peer may hold the others up for so long.
+    ready_timeout_s: float = 60.0  # Longest time to wait for proof before `ready`.
     window_frames: int = 256  # Frames that may be unacknowledged by a peer.
     beat_s: float = 0.01  # Longest time a change waits for others to travel with.
 
@@ -241,6 +242,9 @@ def _replication(section: Section) -> ReplicationConfig:
         slow_peer_s=section.seconds("slow_peer_s", default.slow_peer_s, 0.1, 60),
         forget_after_s=section.seconds(
             "forget_after_s", default.forget_after_s, 60, 31_536_000
+        ),
+        ready_timeout_s=section.seconds(
+            "ready_timeout_s", default.ready_timeout_s, 0, 86400
         ),
         window_frames=section.whole("window_frames", default.window_frames, 4, 65536),
         beat_s=section.seconds("beat_s", default.beat_s, 0.001, 1),

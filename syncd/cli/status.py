@@ -27,6 +27,8 @@ def run(arguments: argparse.Namespace) -> int:
 def page(status: Part) -> list[str]:
     """The lines; what the object has not is shown as `?`."""
     ready = "ready" if status.get("ready") is True else "not ready"
+    if status.get("lacking"):
+        ready += f", lacking: {status['lacking']}"
     lines = [
         f"{_of(status, 'node')}: {_of(status, 'role')}, {ready}"
         f" (syncd {_of(status, 'version')}, up {_duration(status.get('uptime_s'))})"
@@ -59,6 +61,8 @@ def page(status: Part) -> list[str]:
 
 def _peer(peer: Part) -> list[str]:
     verified = "verified" if peer.get("verified") is True else "not verified"
+    if peer.get("verified") is not True and isinstance(peer.get("completeness"), float):
+        verified += f" ({peer['completeness']:.1%} proven)"
     return [
         _of(peer, "node"),
         _of(peer, "state"),

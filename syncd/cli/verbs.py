@@ -33,6 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
         return client.outcome(answer)
     if answer.get("error"):
         print(f"syncd: {answer['error']}", file=sys.stderr)
+    if answer.get("warning"):
+        print(f"syncd: warning: {answer['warning']}", file=sys.stderr)
     if answer.get("ok") is True or _counts(answer) or "peers" in answer:
         # What was asked for belongs to the summary: the table, the direction.
         for line in report(arguments.command, options | answer):
@@ -90,6 +92,8 @@ def _verified(answer: Mapping[str, object]) -> list[str]:
         more = [
             f"{peer[name]} {name}" for name in ("different", "repaired") if name in peer
         ]
+        if "verified" in peer:
+            more.append("equal now" if peer["verified"] is True else "still different")
         if isinstance(peer.get("error"), str):
             more.append(peer["error"])
         lines.append(": ".join([f"{peer.get('node')}: not equal", *[", ".join(more)]]))

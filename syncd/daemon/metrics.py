@@ -50,6 +50,18 @@ def _lines(status: Mapping[str, object]) -> Iterator[str]:
         yield from _family(f"peer_{name}", "gauge", samples)
     states = [(_labels(peer=p["node"], state=p["state"]), "1") for p in peers]
     yield from _family("peer_state", "gauge", states)
+    for name in ("completeness", "differing_buckets"):
+        samples = [(_labels(peer=peer["node"]), str(peer[name])) for peer in peers]
+        yield from _family(f"peer_{name}", "gauge", samples)
+    proven = [
+        (_labels(peer=peer["node"]), str(peer["last_verified_s"]))
+        for peer in peers
+        if peer["last_verified_s"] is not None
+    ]
+    yield from _family("peer_last_verified_seconds", "gauge", proven)
+    for name in ("differences", "repaired"):
+        samples = [(_labels(peer=peer["node"]), str(peer[name])) for peer in peers]
+        yield from _family(f"peer_{name}_total", "counter", samples)
     verified = [(_labels(peer=p["node"]), _flag(p["verified"])) for p in peers]
     yield from _family("peer_verified", "gauge", verified)
     links = _rows(status["links"])

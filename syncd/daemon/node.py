@@ -50,6 +50,7 @@ class Node:
             Settings(
                 hello_interval_s=replication.hello_interval_s,
                 silence_s=replication.silence_s,
+                ready_timeout_s=replication.ready_timeout_s,
                 window_frames=replication.window_frames,
                 peer_limit=replication.peer_limit,
                 peer_flows_limit=replication.peer_flows_limit,

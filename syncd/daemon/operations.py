@@ -167,6 +167,9 @@ class Operations:
     async def _promote(self, _: dict[str, object]) -> Answer:
         async with self._turn:
             engine = self._engine
+            lacking = engine.lacking
+            if lacking:
+                _LOG.warning("promote before this node is ready: %s", lacking)
             peers = sources(engine.peers.values())
             result = await self._takeover.commit(peers, take_held=True)
             engine.promote(time.monotonic())
@@ -177,7 +180,10 @@ class Operations:
             # The address may move now. The kernel is read anew (see `Takeover`) and the
             # peers are told in the background: a dead peer must not delay a takeover.
             self._node.pump()
-            return {"role": PRIMARY} | self._commit_answer(result)
+            answer: Answer = {"role": PRIMARY, "was_ready": not lacking}
+            if lacking:
+                answer["warning"] = f"promoted before this node was ready: {lacking}"
+            return answer | self._commit_answer(result)
 
     async def _demote(self, options: dict[str, object]) -> Answer:
         return await self._retire(self._engine.demote, options)
@@ -297,38 +303,45 @@ class Operations:
             self._engine.own.flows.end(key)
 
     async def _verify(self, options: dict[str, object]) -> Answer:
+        """Compare now: our copies of the peers' tables, and theirs of ours."""
         engine = self._engine
         peers = [peer for peer in self._named_peers(options) if peer.live]
         if not peers:
             raise ControlError("verify: no live peer to compare with")
-        asked = time.monotonic()
+        asked, marker = time.monotonic(), engine.comparison.marker
         repaired = {peer.name: peer.repaired for peer in peers}
-        different: set[str] = set()
+        buckets = dict.fromkeys(repaired, 0)
 
         def judged() -> bool:
+            fresh = True
             for peer in peers:
                 if peer.inbound_at >= asked and not peer.inbound_equal:
-                    different.add(peer.name)
-                if peer.outbound_at >= asked and not peer.outbound_equal:
-                    different.add(peer.name)
-            return all(
-                peer.inbound_at >= asked and peer.outbound_at >= asked for peer in peers
-            )
+                    buckets[peer.name] |= peer.buckets
+                if peer.outbound_marker > marker and not peer.outbound_equal:
+                    buckets[peer.name] |= peer.outbound_buckets
+                fresh &= peer.inbound_at >= asked
+                fresh &= peer.outbound_marker > marker and peer.outbound_at >= asked
+            return fresh
 
         engine.verify(asked)
-        self._node.pump()
         compared = await self._until(judged, options)
+        different = [name for name, found in buckets.items() if found]
         if different:
             await self._until(lambda: all(peer.verified for peer in peers), options)
-        rows = [
-            {
-                "node": peer.name,
-                "equal": peer.name not in different,
-                "verified": peer.verified,
-                "repaired": peer.repaired - repaired[peer.name],
-            }
-            for peer in peers
-        ]
+        rows = []
+        for peer in peers:
+            differing = buckets[peer.name].bit_count()
+            located = peer.repaired - repaired[peer.name]
+            rows.append(
+                {
+                    "node": peer.name,
+                    "equal": compared and not differing,
+                    "different": max(differing, located),  # at least
+                    "differing_buckets": differing,
+                    "repaired": located,
+                    "verified": peer.verified,
+                }
+            )
         answer: Answer = {"ok": compared and not different, "peers": rows}
         if different:
             answer["error"] = "different: " + ", ".join(sorted(different))

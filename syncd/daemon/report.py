@@ -63,6 +63,7 @@ def status_object(
             "forgotten": engine.agreement.membership.forgotten,
         },
         "security": _security(engine),
+        "lacking": engine.lacking,
         "tables": {
             "own": {
                 "flows": len(engine.own.flows),
@@ -116,6 +117,9 @@ def _peer(engine: ReplicationEngine, peer: Peer, now: float) -> dict[str, object
         "lag_frames": lag,
         "last_heard_s": round(max(now - peer.heard_at, 0.0), 3),
         "verified": peer.verified,
+        "completeness": round(peer.completeness, 4),
+        "differing_buckets": peer.differing_buckets,
+        "last_verified_s": _age(peer.proven_at, now),
         "role": peer.role,
         "claim": peer.claim,
         "owner": peer.owner,
@@ -129,8 +133,14 @@ def _peer(engine: ReplicationEngine, peer: Peer, now: float) -> dict[str, object
         "name_conflict": peer.rival_source or None,
         "lost_frames": peer.inbox.lost_frames,
         "late_frames": peer.inbox.late_frames,
+        "differences": peer.incidents,
         "repaired": peer.repaired,
     }
+
+
+def _age(at: float, now: float) -> float | None:
+    """Seconds since then, None if it never was."""
+    return round(max(now - at, 0.0), 3) if at >= 0 else None
 
 
 def _link(link: LinkReport, lost_frames: int) -> dict[str, object]:

@@ -204,6 +204,7 @@ class Agreement(Speaker):
         peer.highest_acked = peer.remote_wants = peer.compare = 0
         peer.verdict = peer.verdict_marker = 0
         peer.compared = False
+        peer.outbound_buckets = 0
         peer.asks = ()
         peer.inbound_equal = peer.outbound_equal = False
         if peer.name in self.outbox.acked:

@@ -33,6 +33,7 @@ DIFFERENT = 2
 UNCLEAN = 3  # frames were missing at the marker
 
 _BEAT_S = 1.0
+_ASKED_S = 0.02  # in which our question arrives before our own proof
 _RETRY_S = 0.2  # after a verdict that was not "equal"
 _PROOF_S = 10.0  # in which a proof has to be given again
 _LOCATION_S = 5.0  # in which a difference has to be located and repaired
@@ -56,9 +57,19 @@ class Comparison:
         self._say = say
 
     def ask(self, now: float) -> None:
-        """Compare everything with everybody, now."""
+        """Compare with everybody, now."""
         self.asked += 1
         self._due_at = now
+
+    def verify(self, peers: dict[str, Peer], now: float) -> None:
+        """The same for a person who asks: everything is counted afresh before.
+
+        Our own proof follows the HELLO that has the peers do the same.
+        """
+        self.asked += 1
+        self._due_at = now + _ASKED_S
+        for peer in peers.values():
+            self._audit_whole(peer, now)
 
     # As a sender
 
@@ -121,6 +132,7 @@ class Comparison:
             if ack.buckets and not self._lister.spans:
                 self._lister.want(ack.buckets, outbox, own)
         peer.outbound_equal = ack.verdict == EQUAL
+        peer.outbound_buckets = ack.buckets
 
     # As a receiver
 
@@ -135,7 +147,8 @@ class Comparison:
         if not buckets:
             peer.verdict = EQUAL
             news = not peer.inbound_equal
-            peer.inbound_equal, peer.inbound_at = True, now
+            peer.inbound_equal = True
+            peer.inbound_at = peer.proven_at = now
             self._repaired(peer, now)
             return news
         if not self._complete(peer):
@@ -159,17 +172,26 @@ class Comparison:
         """
         records = len(peer.flows) + len(peer.expectations)
         if records <= _AUDIT_RECORDS:
+            peer.audited_at = now
             audit_all(peer)
         elif now >= peer.audit_at:
             peer.audit_at = now + records * _AUDIT_RECORD_S
             peer.audit_bucket = (peer.audit_bucket + 1) % BUCKETS
             peer.held.recount(held_records(peer), 1 << peer.audit_bucket)
 
+    def _audit_whole(self, peer: Peer, now: float) -> None:
+        """Somebody asked for it; a large table takes 0.1 us a record."""
+        records = len(peer.flows) + len(peer.expectations)
+        if now - peer.audited_at >= _RETRY_S + records * _AUDIT_RECORD_S:
+            peer.audited_at = now
+            audit_all(peer)
+
     def _incident(self, peer: Peer, now: float) -> None:
         """A difference: say so once; ask for everything if it stays."""
         if peer.incident_at < 0:
             peer.incident_at = now
             peer.incident_repaired = 0
+            peer.incidents += 1
             self.differences += 1
             self._say(
                 "warning",
@@ -226,6 +248,7 @@ class Comparison:
         """A peer's HELLO: does it want us to prove ourselves?"""
         if hello.compare > peer.compare:
             peer.compare = hello.compare
+            self._audit_whole(peer, now)
             self._due_at = min(self._due_at, now)
 
     def forget_old(self, peers: dict[str, Peer], now: float) -> None:

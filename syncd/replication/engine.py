@@ -23,6 +23,7 @@ from syncd.replication.frame import Frame, Numbered
 from syncd.replication.hello import Hello
 from syncd.replication.pace import Pace
 from syncd.replication.peer import Peer, PeerEvent, PeerState
+from syncd.replication.readiness import Readiness
 from syncd.replication.roles import BACKUP, FAULT, PRIMARY, Roles
 from syncd.replication.seal import ENFORCE, PERMISSIVE, Sealer, Security
 from syncd.replication.settings import Settings
@@ -65,7 +66,7 @@ class ReplicationEngine:
         self._switches = 0  # of the links, as far as they are in the log
         self._paths_at = now  # when the links are judged again
         self._filter = record_filter
-        self._started_at = now
+        self.readiness = Readiness(now, settings.silence_s, settings.ready_timeout_s)
         self._now = now
         self._release_at = now  # when held ends are looked through again
         self._security_changed()
@@ -364,6 +365,7 @@ class ReplicationEngine:
             self.paths.forget_all_but(self.peers)
             self.paths.choose(now)
             self._follow_paths(now)
+        self._look_ready(now)
         self.agreement.silent_peers(now)
         self._look_for_slow(now)
         self.agreement.forget_departed(now)
@@ -384,6 +386,15 @@ class ReplicationEngine:
         )
         for name in self._pace.look(outbox, waiting=waiting, limit_s=limit_s, now=now):
             self.agreement.suspend(self.peers[name], now)
+
+    def _look_ready(self, now: float) -> None:
+        """Keep the time; say so once when waiting is over."""
+        overdue = self.readiness.overdue
+        lacking = self.readiness.look(self.peers.values(), now)
+        if self.readiness.overdue and not overdue:
+            timeout_s = self.settings.ready_timeout_s
+            text = f"ready after {timeout_s:g} s of waiting, although {lacking}"
+            self.agreement.say("warning", text)
 
     # Commands
 
@@ -446,7 +457,7 @@ class ReplicationEngine:
 
     def verify(self, now: float) -> None:
         """Compare digests with everybody; see `Peer.inbound_at` and `outbound_at`."""
-        self.comparison.ask(now)
+        self.comparison.verify(self.peers, now)
         self.agreement.hello_at = self._now = now
 
     # What came of it
@@ -458,10 +469,14 @@ class ReplicationEngine:
             return False
         if self.agreement.membership.twin_source and not self.agreement.outbox.services:
             return False  # which of the two nodes of our name is heard by the others?
-        live = [peer for peer in self.peers.values() if peer.live]
-        if any(peer.state is not PeerState.IN_STEP for peer in live):
-            return False
-        return bool(live) or self._now - self._started_at >= self.settings.silence_s
+        return not self.lacking or self.readiness.overdue
+
+    @property
+    def lacking(self) -> str:
+        """What is missing for a takeover without loss, or nothing."""
+        if not self.kernel_read:
+            return "this node's own kernel is not read yet"
+        return self.readiness.lacking(self.peers.values(), self._now)
 
     def take_messages(self) -> list[tuple[str, str]]:
         """Log lines since the last call: (level, text)."""

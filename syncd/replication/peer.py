@@ -106,16 +106,20 @@ class Peer:
     verdict_marker: int = 0
     inquiry: Inquiry = field(default_factory=Inquiry)
     asks: tuple[int, ...] = ()  # short names of records that it shall tell again
+    proven_at: float = -1.0  # when our copy of its tables last was equal
+    incidents: int = 0  # in which it was not
     incident_at: float = -1.0  # when our copy turned out to be different
     incident_repaired: int = 0
     inbound_at: float = -1.0  # when our copy of its tables was last compared
     outbound_at: float = -1.0  # when its copy of ours was last compared
     inbound_equal: bool = False
     outbound_equal: bool = False
+    outbound_buckets: int = 0  # of its copy of ours that differed
     outbound_marker: int = 0  # of ours, the latest that it gave a verdict on
     outbound_asks: int = 0  # names that it has asked for since
     pulled_at: float = -1e9  # when a difference last made us ask for everything
     pull_wait_s: float = 5.0  # until it may do so again
+    audited_at: float = -1e9  # when all of our copy was last counted afresh
     audit_at: float = 0.0  # when the next bucket is counted afresh
     audit_bucket: int = 0
     differing: int = 0  # records that the running resync found different
@@ -138,6 +142,12 @@ class Peer:
     def agreed(self) -> bool:
         """Does neither side want anything of the other?"""
         return self.inbox.wants == SATISFIED and self.remote_wants == SATISFIED
+
+    @property
+    def differing_buckets(self) -> int:
+        """How many buckets differed at the latest comparison, in either direction."""
+        here = self.buckets if self.compared else 0
+        return (here | self.outbound_buckets).bit_count()
 
     @property
     def completeness(self) -> float:

@@ -9,6 +9,7 @@ class Settings:
 
     hello_interval_s: float = 0.5
     silence_s: float = 3.0  # after which a peer counts as lost
+    ready_timeout_s: float = 60.0  # after which a node is ready though something lacks
     window_frames: int = 256  # unacknowledged at most
     frame_bytes: int = 1400  # of one datagram at most
     ack_delay_s: float = 0.1

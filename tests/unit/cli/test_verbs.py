@@ -67,11 +67,13 @@ def test_every_peer_is_compared_on_its_own_line() -> None:
             {"node": "fw2", "equal": True, "different": 0},
             {"node": "fw3", "equal": False, "different": 3, "repaired": 3},
             {"node": "fw4", "equal": False, "error": "no answer"},
+            {"node": "fw5", "equal": False, "different": 2, "verified": True},
         ],
     }
     assert report("verify", answer) == [
         "fw2: equal",
         "fw3: not equal: 3 different, 3 repaired",
         "fw4: not equal: no answer",
+        "fw5: not equal: 2 different, equal now",
     ]
     assert report("verify", {"ok": True, "peers": []}) == ["no peers"]

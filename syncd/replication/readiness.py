@@ -1,0 +1,57 @@
+"""Could this node take over now? And if not: what is missing, and for how long already.
+
+In: the peers as they stand. Out: yes or no, and a reason to show. The rule of the room:
+nobody waits for ever. What is missing makes a node unready for a bounded time; when
+that is over it is ready although something is missing, and says what.
+"""
+
+from collections.abc import Iterable
+
+from syncd.flows.digest import BUCKETS
+from syncd.replication.peer import Peer, PeerState
+
+
+class Readiness:
+    """How long this node has been waiting for what."""
+
+    __slots__ = ("_started_at", "_waiting_since", "overdue", "silence_s", "timeout_s")
+
+    def __init__(self, now: float, silence_s: float, timeout_s: float) -> None:
+        self.silence_s = silence_s
+        self.timeout_s = timeout_s
+        self.overdue = False  # is the waiting time over?
+        self._started_at = now
+        self._waiting_since = now
+
+    def look(self, peers: Iterable[Peer], now: float) -> str:
+        """What is missing at this moment, or nothing; keeps the time."""
+        lacking = self.lacking(peers, now)
+        if not lacking:
+            self._waiting_since = now
+        self.overdue = now - self._waiting_since >= self.timeout_s
+        return lacking
+
+    def lacking(self, peers: Iterable[Peer], now: float) -> str:
+        """What is missing at this moment, or nothing."""
+        known = list(peers)
+        reasons = [reason for peer in known if (reason := _lacking(peer))]
+        alone = not any(peer.live for peer in known)
+        if alone and not reasons and now - self._started_at < self.silence_s:
+            return "no peer was heard yet"
+        return ", ".join(reasons)
+
+
+def _lacking(peer: Peer) -> str:
+    """Why this peer's table is not here in full, or nothing."""
+    if not peer.live:
+        if peer.inbox.epoch and not peer.swept and peer.state is PeerState.LOST:
+            return f"{peer.name} was lost before all of its table was here"
+        return ""
+    if peer.state is not PeerState.IN_STEP:
+        return f"{peer.name} is {peer.state.value}"
+    if peer.verified:
+        return ""
+    differing = peer.differing_buckets
+    if differing:
+        return f"{peer.name} differs in {differing} of {BUCKETS} buckets"
+    return f"{peer.name} is not verified"
