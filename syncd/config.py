@@ -10,11 +10,12 @@ import platform
 import re
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar
 
 from syncd.config_link import LinkConfig, read_links
 from syncd.errors import ConfigError
+from syncd.fingerprint import fingerprint
 from syncd.section import MIB, Section, shown
 
 DEFAULT_PATH: Final = "/etc/syncd/syncd.toml"
@@ -153,6 +154,7 @@ class Config:
     kernel: KernelConfig = KernelConfig()
     commit: CommitConfig = CommitConfig()
     filter: FilterConfig = FilterConfig()
+    fingerprint: str = ""  # Of the file it was read from.
 
 
 def load(path: str) -> Config:
@@ -166,11 +168,11 @@ def load(path: str) -> Config:
     if len(data) > _FILE_LIMIT:
         raise ConfigError([f"{path}: is larger than 1 MiB, not a configuration"])
     try:
-        text = data.decode()
+        config = parse(data.decode(), path)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError([f"{path}:{line}: is not UTF-8 text"]) from error
-    return parse(text, path)
+    return replace(config, fingerprint=fingerprint(data))
 
 
 def parse(text: str, file: str, host: str | None = None) -> Config:

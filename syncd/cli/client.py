@@ -11,10 +11,12 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from syncd.errors import ControlError
+from syncd.fingerprint import fingerprint, plain_socket
 
 Answer = dict[str, object]
 
 QUICK_S: Final = 10.0  # a daemon that is alive tells its status sooner
+_KNOWN_S: Final = 1.0
 _STOP_S: Final = 30.0
 _GRACE_S: Final = 2.0  # the daemon itself says that the time is up, if it can
 _LINE_BYTES: Final = 64 * 1024 * 1024
@@ -66,6 +68,20 @@ def ask_once(
     """The last answer."""
     *_, answer = ask(path, command, options, quick)
     return answer
+
+
+def known_socket(config: str) -> str | None:
+    """The socket of the daemon that runs with just this configuration file, or None."""
+    try:
+        with open(config, "rb") as file:
+            data = file.read()
+        path = plain_socket(data)
+        options = {"fingerprint": fingerprint(data), "timeout": _KNOWN_S}
+        if path is not None and ask_once(path, "config", options).get("ok") is True:
+            return path
+    except (OSError, ValueError, ControlError):
+        pass  # a whole reading tells what is wrong
+    return None
 
 
 def await_end(path: str, limit_s: float | None) -> None:

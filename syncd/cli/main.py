@@ -46,7 +46,8 @@ _FILTERS: Final = (
 def main(words: list[str] | None = None) -> int:
     """Run the command; nothing but a status comes out, never a traceback."""
     try:
-        status = _run(_parser().parse_args(words))
+        words = sys.argv[1:] if words is None else words
+        status = _run(_parser(words).parse_args(words))
         sys.stdout.flush()  # what cannot be written is to fail here, not at the end
         return status
     except ConfigError as error:
@@ -93,6 +94,10 @@ def _room(name: str) -> ModuleType:
 
 
 def _socket_path(config: str) -> str:
+    """Ask the daemon whether the file is in force; only if it is not, check it."""
+    known = _room("syncd.cli.client").known_socket(config)
+    if known is not None:
+        return str(known)
     try:
         return str(_room("syncd.config").load(config).control.socket)
     except ConfigError as error:
@@ -114,7 +119,8 @@ def _refuse(problem: str, status: int) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: list[str]) -> argparse.ArgumentParser:
+    """All commands, or only the one that comes first: each costs a client's time."""
     parser = argparse.ArgumentParser(
         prog="syncd",
         description="Keep the connection tracking tables of a cluster alike.",
@@ -133,22 +139,36 @@ def _parser() -> argparse.ArgumentParser:
         **_KEYS,
         **{name: f"{text} (not in this version yet)" for name, text in _LATER.items()},
     }
-    parsers = {
-        name: commands.add_parser(
+    if words and words[0] in texts:
+        texts = {words[0]: texts[words[0]]}
+    for name, text in texts.items():
+        added = commands.add_parser(
             name, help=text, description=text, parents=[common], allow_abbrev=False
         )
-        for name, text in texts.items()
-    }
-    parsers["check-config"].add_argument("file", nargs="?", metavar="FILE")
-    parsers["commit"].add_argument("--peer", metavar="NODE")
-    parsers["verify"].add_argument("--peer", metavar="NODE")
-    parsers["flush"].add_argument("table", choices=("own", "peer", "kernel"))
-    parsers["resync"].add_argument("what", choices=("pull", "push", "kernel"))
-    for name in _LATER:
-        parsers[name].add_argument("rest", nargs="*", help=argparse.SUPPRESS)
-    _add_show(parsers["show"])
-    _add_keys(parsers["keygen"], parsers["keys"], common)
+        _add_arguments(name, added, common)
     return parser
+
+
+def _add_arguments(
+    name: str, parser: argparse.ArgumentParser, common: argparse.ArgumentParser
+) -> None:
+    """What one command takes besides the common options."""
+    if name in _LATER:
+        parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)
+    elif name == "check-config":
+        parser.add_argument("file", nargs="?", metavar="FILE")
+    elif name in ("commit", "verify"):
+        parser.add_argument("--peer", metavar="NODE")
+    elif name == "flush":
+        parser.add_argument("table", choices=("own", "peer", "kernel"))
+    elif name == "resync":
+        parser.add_argument("what", choices=("pull", "push", "kernel"))
+    elif name == "show":
+        _add_show(parser)
+    elif name == "keygen":
+        _add_keygen(parser)
+    elif name == "keys":
+        _add_keys(parser, common)
 
 
 def _add_common(
@@ -171,16 +191,15 @@ def _add_common(
     parser.add_argument("--version", action="version", version=version)
 
 
-def _add_keys(
-    keygen: argparse.ArgumentParser,
-    keys: argparse.ArgumentParser,
-    common: argparse.ArgumentParser,
-) -> None:
+def _add_keygen(parser: argparse.ArgumentParser) -> None:
     text = "default: key_file of the configuration"
-    keygen.add_argument("--key-file", metavar="FILE", help=text)
-    keygen.add_argument(
+    parser.add_argument("--key-file", metavar="FILE", help=text)
+    parser.add_argument(
         "--overwrite", action="store_true", help="throw the keys of the file away"
     )
+
+
+def _add_keys(keys: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
     actions = keys.add_subparsers(dest="action", metavar="ACTION", required=True)
     texts = {
         "list": "the ids of the keys, and who knows them",

@@ -83,12 +83,19 @@ def _one_of(*words: str, needed: bool = False) -> Option:
 
 
 _PEER: Final = Option("a node's name", _is_text)
+_FINGERPRINT: Final = Option(
+    "a configuration file's fingerprint", _is_text, needed=True
+)
 _TIMEOUT: Final = Option("seconds, more than 0 and at most 86400", _is_seconds)
 _FLAG: Final = Option("true or false", lambda value: isinstance(value, bool))
 
 COMMANDS: Final[dict[str, Command]] = {
     "status": Command({"timeout": _TIMEOUT}, reads=True),
     "metrics": Command({"timeout": _TIMEOUT}, reads=True),
+    "config": Command(
+        {"fingerprint": _FINGERPRINT, "timeout": _TIMEOUT},
+        reads=True,
+    ),
     "verify": Command({"peer": _PEER, "timeout": _TIMEOUT}, reads=True),
     "show": Command(
         {

@@ -130,6 +130,7 @@ class Node:
             commit=config.commit,
             filter=config.filter,
             security=config.security,
+            fingerprint=config.fingerprint,
         )
         self.filter = RecordFilter(config.filter, self.config.replication.expectations)
         self.engine.change_filter(self.filter)

@@ -53,6 +53,7 @@ class Operations:
         self._commands: dict[str, Callable[[dict[str, object]], Awaitable[Answer]]] = {
             "status": self._status,
             "metrics": self._metrics,
+            "config": self._config,
             "verify": self._verify,
             "commit": self._commit,
             "flush": self._flush,
@@ -89,6 +90,10 @@ class Operations:
         if options.get("what") == "reload":
             self._node.read_keys(self._node.config)
         return keys_answer(self._engine)
+
+    async def _config(self, options: dict[str, object]) -> Answer:
+        """Is that file the one in force, so that a client need not check it?"""
+        return {"ok": options["fingerprint"] == self._node.config.fingerprint}
 
     async def _stop(self, _: dict[str, object]) -> Answer:
         asyncio.get_running_loop().call_soon(self._node.stopped.set)

@@ -347,3 +347,20 @@ def test_a_clean_stop_leaves_nothing_behind(alone: Node) -> None:
     assert not alone.socket.exists()
     assert "Traceback" not in alone.log
     run("ip", "netns", "list")
+
+
+def test_a_client_checks_a_configuration_that_the_daemon_does_not_run_with(
+    alone: Node,
+) -> None:
+    def status() -> subprocess.CompletedProcess[str]:
+        command = [str(SYNCD), "status", "-c", str(alone.config)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert status().returncode == 0
+    text = alone.config.read_text()
+    alone.config.write_text(text + "[kernel]\nbuffer = 1\n")
+    done = status()
+    assert done.returncode == 2
+    assert "kernel.buffer" in done.stderr
+    alone.config.write_text(text + "# edited\n")
+    assert status().returncode == 0

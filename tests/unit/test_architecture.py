@@ -34,12 +34,14 @@ HOMES = {
     "zstandard": "syncd/replication/frame.py",
 }
 BASE = frozenset({"syncd.errors", "syncd.config", "syncd.config_link"})
+_READING = frozenset({"syncd.errors", "syncd.section", "syncd.fingerprint"})
 # What a room may import besides itself; a name covers the modules below it.
 DOORS = {
     "errors": frozenset[str](),
     "section": frozenset({"syncd.errors"}),
     "config_link": frozenset({"syncd.errors", "syncd.section"}),
-    "config": frozenset({"syncd.errors", "syncd.section", "syncd.config_link"}),
+    "fingerprint": frozenset[str](),
+    "config": _READING | {"syncd.config_link"},
     "keys": frozenset({"syncd.errors"}),
     "flows": BASE,
     "replication": BASE | {"syncd.flows"},
@@ -50,7 +52,8 @@ DOORS = {
     | {"syncd.build", "syncd.flows", "syncd.replication", "syncd.kernel", "syncd.link"}
     | {"syncd.__version__", "syncd.keys"},
     "cli": BASE
-    | {"syncd.build", "syncd.flows.view", "syncd.__version__", "syncd.keys"},
+    | {"syncd.build", "syncd.flows.view", "syncd.__version__", "syncd.keys"}
+    | {"syncd.fingerprint"},
     "__main__": frozenset({"syncd.cli"}),
     "__init__": frozenset[str](),
 }

@@ -82,7 +82,7 @@ def test_what_is_not_understood_is_refused_with_what_is(
 def test_every_command_of_the_contract_is_there() -> None:
     assert set(COMMANDS) == {
         *("status", "commit", "flush", "resync", "promote", "demote", "fault"),
-        *("verify", "show", "stop", "metrics", "keys"),
+        *("verify", "show", "stop", "metrics", "keys", "config"),
     }
     assert all("timeout" in command.options for command in COMMANDS.values())
 
