@@ -14,7 +14,8 @@ from itertools import islice
 
 from syncd.errors import FrameError
 from syncd.flows.filter import RecordFilter
-from syncd.flows.record import END, EXP_END, Record, RecordReader
+from syncd.flows.reader import RecordReader
+from syncd.flows.record import END, EXP_END, Record
 
 from tests.frozen.v1_0.agreement import Agreement, Settings
 from tests.frozen.v1_0.own import Own
