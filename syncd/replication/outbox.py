@@ -62,6 +62,7 @@ class Outbox:
         "running",
         "services",
         "told",
+        "told_records",
         "unacked",
         "window_frames",
     )
@@ -79,6 +80,7 @@ class Outbox:
         self.window_frames = window_frames
         self.payload_bytes = payload_bytes
         self.oversized = 0  # records that no frame can carry
+        self.told_records = 0  # in all frames
         self.told = Digest()  # over what the frames have told so far
 
     def join(self, peer: str) -> None:
@@ -294,6 +296,7 @@ class Outbox:
         self, flow_keys: Sequence[bytes], keys: Sequence[bytes], payload: bytes
     ) -> Numbered:
         self.number += 1
+        self.told_records += len(flow_keys) + len(keys)
         self.unacked[self.number] = (flow_keys, keys)
         return self.number, payload
 

@@ -152,6 +152,8 @@ class Cluster:
                     self.clock.after(fault.for_s, node.start)
             case "pause":
                 node.pause(fault.for_s)
+            case "flip" | "drop" | "add":
+                node.corrupt(fault.what, fault.who[1])
             case "cut":
                 self._cut(fault, (fault.who, fault.who[::-1]))
             case "deafen":

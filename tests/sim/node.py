@@ -148,6 +148,27 @@ class SimulatedNode:
         self._watch.own(self)
         self._pump()
 
+    def corrupt(self, what: str, of: str) -> None:
+        """One record of a copy changes in silence: `flip`, `drop` or `add`."""
+        peer = self.running.peers.get(of) if self.engine is not None else None
+        if peer is None or not peer.flows.bodies:
+            return
+        table = peer.flows
+        key = self._rng.choice(list(table.bodies))
+        body = table.bodies[key]
+        if what == "add":
+            key = key[:-1] + bytes((key[-1] ^ 0x80,))
+            if key in table.bodies:
+                return
+        self._watch.excuse(self.name, of, "flows", key)
+        self._note(f"{what} {key.hex()} of {of} in silence")
+        if what == "drop":
+            del table.bodies[key], table.told_s[key]
+            table.stale.discard(key)
+        else:
+            table.bodies[key] = body[:-1] + bytes((body[-1] ^ 1,))
+            table.told_s.setdefault(key, 0)
+
     def arrive(self, datagram: bytes, source: str) -> None:
         """A datagram is in the socket."""
         if self.engine is None:
