@@ -12,10 +12,11 @@ from pathlib import Path
 
 from benchmark import measures, report
 from benchmark.daemons import Conntrackd, Daemon, Pair, Place, Syncd
+from benchmark.digest import measure_digest
 from benchmark.load import Load
 from benchmark.world import ADDRESSES, SYNC, World, is_root_of_machine
 
-MEASURES = ("cpu", "latency", "rate", "memory", "resync", "commit")
+MEASURES = ("cpu", "latency", "rate", "memory", "resync", "commit", "digest")
 _TABLE = frozenset({"memory", "resync", "commit"})
 KINDS: dict[str, type[Daemon]] = {kind.kind: kind for kind in (Conntrackd, Syncd)}
 
@@ -145,6 +146,8 @@ def _turn(
     trial: measures.Trial, kind: type[Daemon], wanted: frozenset[str]
 ) -> Iterator[tuple[str, float]]:
     """One daemon's turn: a fresh pair for each part, an empty world after it."""
+    if "digest" in wanted and kind is Syncd:
+        yield from measure_digest(trial.flows).items()
     parts: list[Callable[[Pair], measures.Figures]] = []
     if "cpu" in wanted:
         parts.append(lambda pair: measures.measure_cpu(trial, pair))

@@ -26,6 +26,8 @@ _UNITS = (  # how names begin; factor of display
     ("memory", "bytes/flow", 1.0),
     ("resync", "ms", 1000.0),
     ("commit", "ms", 1000.0),
+    ("digest bytes", "bytes/flow", 1.0),
+    ("digest", "us/change", 1.0),
 )
 
 
