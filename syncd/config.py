@@ -66,7 +66,7 @@ _Item = TypeVar("_Item")
 
 _TOML_PLACE: Final = re.compile(r" \(at (?:line ([0-9]+), column [0-9]+|end of .*)\)$")
 _FILE_LIMIT: Final = 1 * MIB
-_LATER_MODES: Final = ("refresh", "best-effort")
+_MODES: Final = ("reliable", "refresh", "best-effort")
 _SOCKET_LIMIT: Final = 107  # sockaddr_un holds 108 bytes with the closing NUL
 
 
@@ -104,6 +104,8 @@ class ReplicationConfig:
     peer_limit: int = 32  # Other nodes that are known at the same time.
     peer_flows_limit: int = 2_000_000  # Flows that are kept of one peer.
     forget_after_s: float = 86400.0  # A peer that is away for so long is forgotten.
+    refresh_interval_s: float = 60.0  # Mode refresh: everything is told once in it.
+    expire_s: float = 180.0  # Mode refresh: what is not told again in it has ended.
     slow_peer_s: float = 1.0  # One peer may hold the others up for so long.
     ready_timeout_s: float = 60.0  # Longest time to wait for proof before `ready`.
     window_frames: int = 256  # Frames that may be unacknowledged by a peer.
@@ -230,7 +232,7 @@ def _replication(section: Section) -> ReplicationConfig:
             rule = 'true, false or a list of helpers such as ["ftp"]'
             section.refuse("expectations", f"is {shown(value)}, must be {rule}")
     result = ReplicationConfig(
-        mode=section.word("mode", "reliable", ("reliable",), _LATER_MODES),
+        mode=section.word("mode", "reliable", _MODES),
         standby=section.word("standby", "table", ("table",), ("kernel",)),
         expectations=helpers,
         hello_interval_s=section.seconds(
@@ -241,6 +243,10 @@ def _replication(section: Section) -> ReplicationConfig:
         peer_flows_limit=section.whole(
             "peer_flows_limit", default.peer_flows_limit, 1, 100_000_000
         ),
+        refresh_interval_s=section.seconds(
+            "refresh_interval_s", default.refresh_interval_s, 1, 3600
+        ),
+        expire_s=section.seconds("expire_s", default.expire_s, 2, 86400),
         slow_peer_s=section.seconds("slow_peer_s", default.slow_peer_s, 0.1, 60),
         forget_after_s=section.seconds(
             "forget_after_s", default.forget_after_s, 60, 31_536_000
@@ -251,6 +257,8 @@ def _replication(section: Section) -> ReplicationConfig:
         window_frames=section.whole("window_frames", default.window_frames, 4, 65536),
         beat_s=section.seconds("beat_s", default.beat_s, 0.001, 1),
     )
+    if result.expire_s < 2 * result.refresh_interval_s:
+        section.refuse("expire_s", "must be at least twice refresh_interval_s")
     if result.silence_s < 2 * result.hello_interval_s:
         section.refuse("silence_s", "must be at least twice hello_interval_s")
     section.finish()

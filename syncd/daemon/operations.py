@@ -28,6 +28,7 @@ from syncd.kernel.requests import Dumped
 from syncd.replication.inbox import SATISFIED
 from syncd.replication.peer import Peer
 from syncd.replication.roles import PRIMARY, sources
+from syncd.replication.settings import RELIABLE
 
 if TYPE_CHECKING:
     from syncd.daemon.node import Node
@@ -331,7 +332,7 @@ class Operations:
         engine.verify(asked)
         compared = await self._until(judged, options)
         different = [name for name, found in buckets.items() if found]
-        if different:
+        if different and engine.settings.mode == RELIABLE:
             await self._until(lambda: all(peer.verified for peer in peers), options)
         rows = []
         for peer in peers:

@@ -56,12 +56,9 @@ def status_object(
         "claim": engine.roles.claim,
         "owner": engine.roles.owner(peers),
         "ready": engine.ready,
+        "mode": engine.settings.mode,
         "name_conflict": engine.agreement.membership.twin_source or None,
-        "cluster": {
-            "refused_frames": engine.agreement.membership.refused,
-            "conflicts": engine.agreement.membership.conflicts,
-            "forgotten": engine.agreement.membership.forgotten,
-        },
+        "cluster": _cluster(engine),
         "security": _security(engine),
         "lacking": engine.lacking,
         "tables": {
@@ -102,6 +99,17 @@ def _security(engine: ReplicationEngine) -> dict[str, object]:
         "mode": security.mode,
         "sealing": engine.sealing,
         "key": security.sending.hex(),
+    }
+
+
+def _cluster(engine: ReplicationEngine) -> dict[str, object]:
+    """Counters about nodes that are no peers, or none any more."""
+    membership = engine.agreement.membership
+    return {
+        "refused_frames": membership.refused,
+        "conflicts": membership.conflicts,
+        "forgotten": membership.forgotten,
+        "expired": engine.agreement.refresh.expired,
     }
 
 

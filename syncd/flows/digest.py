@@ -37,8 +37,9 @@ class Digest:
     def __init__(self) -> None:
         self.sums: list[int] = [0] * BUCKETS
 
-    def store(self, bodies: dict[bytes, bytes], flat: Sequence[bytes]) -> None:
-        """Put `[key, body, ...]` into `bodies`."""
+    def store(self, bodies: dict[bytes, bytes], flat: Sequence[bytes]) -> list[bytes]:
+        """Put `[key, body, ...]` into `bodies`; the keys whose bodies are new."""
+        changed: list[bytes] = []
         sums = self.sums
         get = bodies.get
         for key, body in zip(flat[::2], flat[1::2], strict=True):
@@ -53,6 +54,8 @@ class Digest:
                     body, name
                 ) - xxh3_64_intdigest(old, name)
             bodies[key] = body
+            changed.append(key)
+        return changed
 
     def settle(
         self,

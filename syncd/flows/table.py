@@ -50,11 +50,10 @@ class Table:
 
     def put(self, flat: Sequence[bytes], now: float) -> None:
         """Store `[key, body, key, body, ...]`."""
-        keys = flat[::2]
-        self.digest.store(self.bodies, flat)
-        self.told_s.update(zip(keys, repeat(int(now))))
+        changed = self.digest.store(self.bodies, flat)
+        self.told_s.update(zip(changed, repeat(int(now))))
         if self.stale:
-            self.stale.difference_update(keys)
+            self.stale.difference_update(flat[::2])
 
     def drop(self, keys: Iterable[bytes]) -> None:
         """Forget the keys; one that is not there is fine."""

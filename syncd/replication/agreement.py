@@ -16,6 +16,7 @@ from syncd.replication.hello import Ack, Hello
 from syncd.replication.inbox import SATISFIED
 from syncd.replication.peer import Peer, PeerEvent, PeerState
 from syncd.replication.roles import BACKUP, PRIMARY
+from syncd.replication.settings import RELIABLE
 from syncd.replication.speaker import Speaker
 
 _CANDIDATES_LIMIT = 8  # lives of one peer that have not proved themselves
@@ -61,8 +62,8 @@ class Agreement(Speaker):
         peer = self.membership.admit(frame.sender, now)
         if peer is None:
             return self._no_place(frame.sender, source)
-        if hello.order != sys.byteorder:
-            return self._refuse_order(peer, hello, source)
+        if hello.order != sys.byteorder or hello.mode != self.settings.mode:
+            return self._refuse_alien(peer, hello, source)
         inbox = peer.inbox
         gap = False
         if frame.epoch != inbox.epoch:
@@ -87,6 +88,7 @@ class Agreement(Speaker):
         peer.heard_at = now
         peer.taken_over = False
         peer.version, peer.capabilities = hello.version, hello.capabilities
+        peer.provable = "digest" in hello.capabilities and self.comparison.repairs
         peer.role = hello.role
         peer.keys = hello.keys
         if hello.claim >= peer.claim:
@@ -178,17 +180,26 @@ class Agreement(Speaker):
         heard = [peer for peer in self.peers.values() if peer.live or peer.candidates]
         return bool(heard) and all(key_id in peer.keys for peer in heard)
 
-    def _refuse_order(self, peer: Peer, hello: Hello, source: str) -> str:
+    def _refuse_alien(self, peer: Peer, hello: Hello, source: str) -> str:
+        """Another byte order or another mode: nothing can be exchanged."""
         if peer.state is not PeerState.REFUSED and not peer.live:
             self.drop_service(peer, PeerEvent.REFUSED)
+        if hello.order != sys.byteorder:
+            self.say_once(
+                "order",
+                source,
+                f"{peer.name} ({source}) has byte order {hello.order!r}, this node has "
+                f"{sys.byteorder!r}: state is carried as the kernel's own bytes and "
+                "cannot be exchanged between them",
+            )
+            return "version"
         self.say_once(
-            "order",
-            source,
-            f"{peer.name} ({source}) has byte order {hello.order!r}, this node has "
-            f"{sys.byteorder!r}: state is carried as the kernel's own bytes and cannot "
-            "be exchanged between them",
+            "mode",
+            source + hello.mode,
+            f"{peer.name} ({source}) has [replication] mode {hello.mode!r}, this node "
+            f"has {self.settings.mode!r}: give all nodes the same",
         )
-        return "version"
+        return "mode"
 
     def _open(self, peer: Peer, frame: Frame, hello: Hello, now: float) -> None:
         """The first word of a new life of a peer."""
@@ -321,6 +332,8 @@ class Agreement(Speaker):
             peer, frame.number, data.inventory, self.outbox.payload_bytes, now
         ):
             self.hello_at = now
+        if self.settings.mode != RELIABLE and not data.resync:
+            return  # nobody waits for an acknowledgement
         self.unacknowledged_frames += 1
         if (
             inbox.lost_frames != lost
@@ -406,6 +419,13 @@ class Agreement(Speaker):
             self.say("info", f"{name} is forgotten: it was away for too long")
         if self.membership.twin_gone(now):
             self.say("info", f"no other node calls itself {self.node} any more")
+
+    def expire(self, now: float) -> None:
+        """Mode "refresh": what a peer did not tell again has ended."""
+        for peer in self.peers.values():
+            if self.refresh.period_over(peer, now):
+                self.refresh.expired += self._sweep(peer, now)
+                self.refresh.begin_period(peer, now)
 
     def forget_departed(self, now: float) -> None:
         """Nobody took over: what died with an address has ended."""

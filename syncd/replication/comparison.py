@@ -46,11 +46,20 @@ Say = Callable[[str, str], None]
 class Comparison:
     """The comparisons that one node takes part in."""
 
-    __slots__ = ("_due_at", "_lister", "_say", "asked", "differences", "marker")
+    __slots__ = (
+        "_due_at",
+        "_lister",
+        "_say",
+        "asked",
+        "differences",
+        "marker",
+        "repairs",
+    )
 
     def __init__(self, say: Say) -> None:
         self.asked = 0  # how often we asked the peers to prove themselves
         self.marker = 0  # number of our latest proof
+        self.repairs = True  # is a difference put right, or only told?
         self.differences = 0  # incidents, in our copies and in those of ours
         self._due_at = 0.0
         self._lister = Lister()
@@ -122,14 +131,14 @@ class Comparison:
         self, peer: Peer, ack: Ack, outbox: Outbox, own: Own, now: float
     ) -> None:
         peer.outbound_at = now
-        if ack.verdict != EQUAL:
+        if ack.verdict != EQUAL and self.repairs:
             self._due_at = min(self._due_at, now + _RETRY_S)
         if ack.verdict == UNCLEAN:
             return
         if ack.verdict == DIFFERENT:
             if peer.outbound_equal:
                 self.differences += 1
-            if ack.buckets and not self._lister.spans:
+            if self.repairs and ack.buckets and not self._lister.spans:
                 self._lister.want(ack.buckets, outbox, own)
         peer.outbound_equal = ack.verdict == EQUAL
         peer.outbound_buckets = ack.buckets
@@ -156,7 +165,8 @@ class Comparison:
             return False
         peer.verdict = DIFFERENT
         peer.inbound_equal, peer.inbound_at = False, now
-        self._incident(peer, now)
+        if self.repairs:
+            self._incident(peer, now)
         return True
 
     def _complete(self, peer: Peer) -> bool:

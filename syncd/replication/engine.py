@@ -274,6 +274,8 @@ class ReplicationEngine:
             if self._pass_due():
                 agreement.begin_pass()
             self._send_data(frames, now)
+            limit = self.settings.burst_frames - len(frames)
+            frames += agreement.refresh.frames(outbox, self.own, limit, now)
             if outbox.advance_pass(self.own):
                 agreement.hello_at = now
         else:
@@ -335,6 +337,8 @@ class ReplicationEngine:
         )
         if self._pace.watching:
             due = min(due, self._now + self.settings.slow_peer_s / 4)
+        if self.outbox.acked:
+            due = min(due, self.agreement.refresh.deadline())
         silence = self.settings.silence_s
         for peer in self.peers.values():
             if peer.live:
@@ -368,6 +372,7 @@ class ReplicationEngine:
         self._look_ready(now)
         self.agreement.silent_peers(now)
         self._look_for_slow(now)
+        self.agreement.expire(now)
         self.agreement.forget_departed(now)
         self.agreement.forget_strangers(now)
         if now >= self._release_at and self.own.flows.held:

@@ -90,6 +90,7 @@ class Hello:
     version: tuple[int, int] = (MAJOR, MINOR)
     order: str = sys.byteorder
     capabilities: tuple[str, ...] = ("zstd", "digest")
+    mode: str = "reliable"  # how changes are told; one mode for all nodes
     role: str = "backup"
     claim: int = 0
     owner: bool = False
@@ -128,6 +129,7 @@ def hello_fields(hello: Hello) -> dict[str, object]:
         "version": hello.version,
         "order": hello.order,
         "capabilities": hello.capabilities,
+        "mode": hello.mode,
         "role": hello.role,
         "claim": hello.claim,
         "owner": hello.owner,
@@ -168,6 +170,7 @@ def read_hello(fields: dict[object, object]) -> Hello:
         version=(version[0], version[1]),
         order=_text(fields, "order", known.order),
         capabilities=tuple(cast("list[str]", words)),
+        mode=_text(fields, "mode", known.mode),
         role=_text(fields, "role", known.role),
         claim=_number(fields, "claim"),
         owner=fields.get("owner") is True,

@@ -63,6 +63,7 @@ class Outbox:
         "services",
         "told",
         "told_records",
+        "tracked",
         "unacked",
         "window_frames",
     )
@@ -79,6 +80,7 @@ class Outbox:
         self.completed: dict[str, int] = {}  # peer -> pass that it was told in full
         self.window_frames = window_frames
         self.payload_bytes = payload_bytes
+        self.tracked = True  # else only the frames of a running pass are
         self.oversized = 0  # records that no frame can carry
         self.told_records = 0  # in all frames
         self.told = Digest()  # over what the frames have told so far
@@ -250,6 +252,26 @@ class Outbox:
         if not table.marks:
             table.owed = 0
 
+    def pack_keys(
+        self, own: Own, flow_keys: list[bytes], keys: list[bytes]
+    ) -> list[Numbered]:
+        """Frames with the present state of these keys, marked or not."""
+        if not flow_keys and not keys:
+            return []
+        frame = self._pack(own, flow_keys, keys)
+        if frame is not None:
+            for key in flow_keys:
+                own.flows.marks.pop(key, None)
+            for key in keys:
+                own.expectations.marks.pop(key, None)
+            return [frame]
+        if len(flow_keys) + len(keys) == 1:
+            self.oversized += 1
+            return []
+        half, other_half = (len(flow_keys) + 1) // 2, len(keys) // 2
+        first = self.pack_keys(own, flow_keys[:half], keys[:other_half])
+        return first + self.pack_keys(own, flow_keys[half:], keys[other_half:])
+
     def _estimate(self) -> int:
         room = self.payload_bytes * _SAFE_SHARE
         return min(max(int(room / self._flow_bytes), 1), _RECORDS_LIMIT)
@@ -297,7 +319,8 @@ class Outbox:
     ) -> Numbered:
         self.number += 1
         self.told_records += len(flow_keys) + len(keys)
-        self.unacked[self.number] = (flow_keys, keys)
+        if self.tracked or self.running is not None:
+            self.unacked[self.number] = (flow_keys, keys)
         return self.number, payload
 
 

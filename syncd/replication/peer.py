@@ -10,6 +10,7 @@ The rule of the room: the table below is the whole machine; anything else is a b
 raises. A lost peer's tables stay: on failover they are what is committed.
 """
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -77,6 +78,7 @@ class Peer:
     keys: tuple[bytes, ...] = ()  # ids of the keys that it opens sealed frames with
     version: tuple[int, int] = (0, 0)
     capabilities: tuple[str, ...] = ()
+    provable: bool = True  # does it prove its tables, and are losses put right?
     unknown_frames: int = 0  # of a later minor version's kinds
     source: str = ""
     sources: set[str] = field(default_factory=set)  # that this life was heard from
@@ -87,6 +89,7 @@ class Peer:
     suspended_until: float = 0.0  # too slow for the others: out of the window
     patience_s: float = 0.0  # of the next suspension, doubled each time
     suspensions: int = 0
+    period_ends_at: float = math.inf  # see `refresh.py`
     full: bool = False  # at `peer_flows_limit`: its tables are not whole
     overflow: int = 0  # records of it that there was no room for
     progress_at: float = 0.0  # when it last acknowledged a frame that was new to it

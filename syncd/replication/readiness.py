@@ -49,7 +49,7 @@ def _lacking(peer: Peer) -> str:
         return ""
     if peer.state is not PeerState.IN_STEP:
         return f"{peer.name} is {peer.state.value}"
-    if peer.verified:
+    if peer.verified or not peer.provable:
         return ""
     differing = peer.differing_buckets
     if differing:

@@ -2,11 +2,18 @@
 
 from dataclasses import dataclass
 
+RELIABLE = "reliable"  # every change is acknowledged, a lost one is told again
+REFRESH = "refresh"  # changes once; everything is told again periodically, or expires
+BEST_EFFORT = "best-effort"  # changes once; everything only at the start or on request
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Of one node; times in seconds."""
 
+    mode: str = RELIABLE
+    refresh_interval_s: float = 60.0  # in which everything is told once
+    expire_s: float = 180.0  # in which everything has to be told at least once
     hello_interval_s: float = 0.5
     silence_s: float = 3.0  # after which a peer counts as lost
     ready_timeout_s: float = 60.0  # after which a node is ready though something lacks

@@ -17,8 +17,9 @@ from syncd.replication.membership import Membership
 from syncd.replication.outbox import Outbox
 from syncd.replication.paths import Paths
 from syncd.replication.peer import Peer, PeerEvent, PeerState
+from syncd.replication.refresh import Refresh
 from syncd.replication.roles import PRIMARY, Roles
-from syncd.replication.settings import Settings
+from syncd.replication.settings import RELIABLE, Settings
 
 _LONGEST_WAY = Way(via=255, room=65535, interval_ms=65535)
 _SAID_LIMIT = 256  # reasons and sources that a log line was written for
@@ -47,6 +48,8 @@ class Speaker:
             settings.frame_bytes - envelope_bytes(node),
         )
         self.paths = Paths(settings)
+        self.outbox.tracked = self.comparison.repairs = settings.mode == RELIABLE
+        self.refresh = Refresh(settings, now)
         self.role_given = False  # by a command, in this life
         self.key_ids: tuple[bytes, ...] = ()  # that frames are opened with here
         self.told_at = -math.inf  # when the latest HELLO left
@@ -134,6 +137,7 @@ class Speaker:
         What each says of the link that it leaves by is put in then.
         """
         hello = Hello(
+            mode=self.settings.mode,
             role=self.roles.role,
             claim=self.roles.claim,
             owner=self.roles.owner(self.peers.values()),

@@ -106,8 +106,10 @@ def test_a_syntax_error_names_the_line() -> None:
 @pytest.mark.parametrize(
     ("section", "key", "value", "words"),
     [
-        ("replication", "mode", '"refresh"', "not in this version"),
-        ("replication", "mode", '"best-effort"', "not in this version"),
+        ("replication", "mode", '"ftfw"', "best-effort"),
+        ("replication", "expire_s", "100", "twice refresh_interval_s"),
+        ("replication", "peer_limit", "0", "1"),
+        ("replication", "forget_after_s", "5", "60"),
         ("replication", "mode", '"fast"', 'must be "reliable"'),
         ("replication", "standby", '"kernel"', "not in this version"),
         ("replication", "expectations", '"ftp"', "true, false or a list"),

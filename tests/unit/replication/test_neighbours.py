@@ -115,6 +115,7 @@ def test_a_neighbour_of_1_0_causes_no_endless_resyncs_nor_differences() -> None:
     assert talk.engines["a"].agreement._pass_count == passes
     # 1.0 has no digests that are kept: nothing is proven, and nobody says it were.
     assert not talk.engines["a"].peers["z"].verified
+    assert talk.engines["a"].ready
 
 
 def later(datagram: bytes) -> bytes:
