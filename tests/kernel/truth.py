@@ -10,12 +10,14 @@ copy, when that copy is older than `LAG_S`.
 import json
 import math
 import socket
-import subprocess
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+from syncd.cli import show
 
 from tests.kernel import reader
 from tests.kernel.cluster import Node
@@ -24,7 +26,7 @@ LAG_S = 4.0  # silence_s, one HELLO, and the time to look
 _LOOK_S = 0.5
 _HISTORY_S = 40.0
 _ANSWER_S = 1.5
-_SILENT_S = 0.1  # for one that did not answer the last time
+_MUTE_S = 0.1  # for one that did not answer the last time
 _LIVE = ("in-step",)
 _RISING = {
     "links": ("sent_bytes", "sent_frames", "received_bytes", "received_frames"),
@@ -81,6 +83,30 @@ def ask(node: Node, command: str, patience_s: float = _ANSWER_S) -> Status | Non
     return answer
 
 
+def peer_rows(
+    node: Node, peer: str, patience_s: float = _ANSWER_S
+) -> Callable[[], reader.Rows] | None:
+    """A node's copy of a peer's flows, asked for now and decoded when it is called."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
+        control.settimeout(patience_s)
+        order = {"command": "show", "what": "flows", "table": "peer", "raw": True}
+        try:
+            control.connect(str(node.socket))
+            control.sendall(json.dumps(order | {"peer": peer}).encode() + b"\n")
+            with control.makefile("rb") as answers:
+                lines = answers.readlines()
+            if not lines or json.loads(lines[-1]).get("ok") is not True:
+                return None
+        except (OSError, ValueError):
+            return None
+
+    def decode() -> reader.Rows:
+        rows = (show.read_row(json.loads(line)) for line in lines[:-1])
+        return reader.shown_rows("\n".join(map(json.dumps, rows)))
+
+    return decode
+
+
 class Watch:
     """Looks at the kernel and the standbys all the time, in a thread of its own."""
 
@@ -92,9 +118,8 @@ class Watch:
         self._step_s = step_s
         self._kernel: deque[Snapshot] = deque()
         self._waiting: list[Sample] = []
-        self._heard: dict[str, float] = {}
+        self._mute: dict[str, float] = {}  # since when a node has not answered
         self._before: dict[str, Status] = {}
-        self._silent: set[str] = set()
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._failed: Exception | None = None
@@ -139,11 +164,11 @@ class Watch:
         if status is None:
             return
         for row in status["peers"]:
-            age = time.monotonic() - self._heard.get(row["node"], math.inf)
-            if row["verified"] and age > LAG_S + _ANSWER_S:
+            mute_s = time.monotonic() - self._mute.get(row["node"], math.inf)
+            if row["verified"] and mute_s > LAG_S:
                 self._lie(
                     f"{self.source.name} calls {row['node']} verified, which has not "
-                    f"answered for {age:.1f} s"
+                    f"answered for {mute_s:.1f} s"
                 )
 
     def _claims_of_standby(self, node: Node) -> None:
@@ -152,29 +177,26 @@ class Watch:
             with self._lock:
                 self.findings.unanswered += 1
             return
-        self._heard[node.name] = at = time.monotonic()
+        at = time.monotonic()
         peer = next(
             (row for row in status["peers"] if row["node"] == self.source.name), None
         )
         if peer is None:
             return
-        try:
-            rows = node.table("peer", peer=self.source.name)
-        except (AssertionError, subprocess.TimeoutExpired):
+        decode = peer_rows(node, self.source.name)
+        if decode is None or time.monotonic() - at > self._step_s:
             return  # it has just ended, or was stopped
-        if time.monotonic() - at > self._step_s:
-            return
         ready = bool(status["ready"]) and peer["state"] in _LIVE
-        kept = {key: _kept(row) for key, row in rows.items()}
+        kept = {key: _kept(row) for key, row in decode().items()}
         self._waiting.append(Sample(node.name, at, kept, bool(peer["verified"]), ready))
 
     def _status(self, node: Node) -> Status | None:
-        silent = node.name in self._silent
-        status = ask(node, "status", _SILENT_S if silent else _ANSWER_S)
+        mute = node.name in self._mute
+        status = ask(node, "status", _MUTE_S if mute else _ANSWER_S)
         if status is None or "peers" not in status:
-            self._silent.add(node.name)
+            self._mute.setdefault(node.name, time.monotonic())
             return None
-        self._silent.discard(node.name)
+        self._mute.pop(node.name, None)
         before = self._before.get(node.name)
         if before is not None and before["epoch"] == status["epoch"]:
             for problem in contradictions(before, status):
