@@ -44,7 +44,9 @@ def main() -> int:
         tempfile.TemporaryDirectory(prefix="syncd-faults-") as directory,
         Lab("faults") as lab,
         trial.staged(
-            lab, Path(directory), arguments.rate, arguments.flows, scale
+            *(lab, Path(directory), arguments.rate, arguments.flows, scale),
+            link=trial.LINKS[arguments.link],
+            security=f'mode = "{arguments.security}"\n',
         ) as stage,
     ):
         print(_line(_HEAD), flush=True)
@@ -78,6 +80,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=1, help="how often all of them")
     parser.add_argument("--rate", type=float, default=1500.0, help="events a second")
     parser.add_argument("--flows", type=int, default=3000, help="tuples of the load")
+    parser.add_argument("--link", choices=trial.LINKS, default="multicast")
+    parser.add_argument("--security", choices=("enforce", "off"), default="enforce")
     parser.add_argument("--json", metavar="FILE", help="write the results")
     parser.add_argument("--keep", metavar="DIRECTORY", help="keep the daemons' logs")
     return parser.parse_args()

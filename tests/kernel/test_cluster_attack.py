@@ -15,6 +15,10 @@ from tests.lab import Lab
 pytestmark = pytest.mark.kernel
 
 LOAD, FLOWS = 800.0, 1600
+SHORT = (
+    *("truncated", "turned", "replayed", "echo", "spliced", "forged", "unknown"),
+    *("all-restart", "flood"),
+)
 SECONDS, RATE = 1.5, 3000.0
 
 
@@ -25,6 +29,19 @@ def test_without_a_key_nodes_bear_what_is_no_frame(
         attacker = Attacker(stage, tmp_path)
         assert attacker.record(2.0) > 0
         _bear(attacker, OPEN_TOO, capsys)
+
+
+@pytest.mark.parametrize("link", ["multicast", "unicast"])
+def test_without_the_key_nobody_changes_anything(
+    lab: Lab, tmp_path: Path, link: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where, security = trial.LINKS[link], trial.ENFORCE
+    with trial.staged(
+        lab, tmp_path, LOAD, FLOWS, link=where, security=security
+    ) as stage:
+        attacker = Attacker(stage, tmp_path)
+        assert attacker.record(2.0) > 0
+        _bear(attacker, SHORT, capsys)
 
 
 def _bear(

@@ -35,7 +35,9 @@ def test_after_every_fault_all_copies_are_equal_and_status_told_the_truth(
     lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     problems: list[str] = []
-    with trial.staged(lab, tmp_path, RATE, FLOWS, SCALE) as stage:
+    with trial.staged(
+        lab, tmp_path, RATE, FLOWS, SCALE, security=trial.ENFORCE
+    ) as stage:
         first = [trial.resident_mib(node) for node in stage.made.nodes]
         for name in _names():
             result = stage.trial(FAULTS[name])
