@@ -1,7 +1,7 @@
 """Somebody on the sync link without the key. A program of its own.
 
 In: an interface, an order as JSON, a file of recorded frames. Out: one line of JSON
-that says how many frames were sent in whose name. It hears everything that crosses
+that says how many frames were sent from where to where. It hears all that crosses
 the link, forges any address, and knows syncd's frames, but no key; it imports nothing
 of syncd.
 
@@ -97,11 +97,11 @@ def echo(wire: socket.socket, port: int, seconds: float) -> Sent:
         now = time.monotonic()
         wire.send(frame)
         held.append((now + _ECHO_S, frame))
-        sent[source_of(frame)] += 1
+        sent[way(frame[26:34])] += 1
         while held and held[0][0] <= now:
             old = held.popleft()[1]
             wire.send(old)
-            sent[source_of(old)] += 1
+            sent[way(old[26:34])] += 1
     return sent
 
 
@@ -119,19 +119,19 @@ def send(
             except OSError:
                 time.sleep(_TICK_S)  # the queue is full
                 continue
-            names[frame[26:30]] += 1
+            names[frame[26:34]] += 1
             sent += 1
         if rate:
             time.sleep(_TICK_S)
-    return Sent({socket.inet_ntoa(name): count for name, count in names.items()})
+    return Sent({way(name): count for name, count in names.items()})
 
 
 # Frames by hand.
 
 
-def source_of(frame: bytes) -> str:
-    """In whose name it is."""
-    return socket.inet_ntoa(frame[26:30])
+def way(ends: bytes) -> str:
+    """From which address it pretends to come, and to which it goes."""
+    return f"{socket.inet_ntoa(ends[:4])} {socket.inet_ntoa(ends[4:])}"
 
 
 def data_of(frame: bytes) -> bytes:
