@@ -23,6 +23,7 @@ from syncd.daemon.takeover import Takeover
 from syncd.errors import ControlError
 from syncd.flows import restore
 from syncd.flows.commit import Result
+from syncd.flows.digest import ALL_BUCKETS
 from syncd.flows.reader import RecordReader
 from syncd.kernel.requests import Dumped
 from syncd.replication.inbox import SATISFIED
@@ -316,7 +317,8 @@ class Operations:
             raise ControlError("verify: no live peer to compare with")
         asked, marker = time.monotonic(), engine.comparison.marker
         repaired = {peer.name: peer.repaired for peer in peers}
-        buckets = dict.fromkeys(repaired, 0)
+        # What was flushed, or is not here in full yet, is different before we look.
+        buckets = {peer.name: 0 if peer.swept else ALL_BUCKETS for peer in peers}
 
         def judged() -> bool:
             fresh = True

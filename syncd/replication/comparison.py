@@ -73,12 +73,14 @@ class Comparison:
     def verify(self, peers: dict[str, Peer], now: float) -> None:
         """The same for a person who asks: everything is counted afresh before.
 
-        Our own proof follows the HELLO that has the peers do the same.
+        Flushed tables are asked for. Our own proof follows the HELLO that has the peers do the same.
         """
         self.asked += 1
         self._due_at = now + _ASKED_S
         for peer in peers.values():
             self._audit_whole(peer, now)
+            if not peer.swept and peer.inbox.wants == SATISFIED:
+                peer.inbox.want_resync()  # it was flushed
 
     # As a sender
 

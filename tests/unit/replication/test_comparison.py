@@ -201,3 +201,16 @@ def test_a_record_that_no_frame_can_carry_is_a_difference_without_a_storm() -> N
     assert not peer.verified
     assert peer.completeness == 63 / 64
     assert a.agreement._pass_count - passes <= 3
+
+
+def test_a_flushed_copy_stays_empty_until_somebody_asks() -> None:
+    talk = in_step("a", "b")
+    b = talk.engines["b"]
+    b.forget_peers()
+    talk.run(2.5)
+    assert talk.copy("b", "a") == {}
+    assert b.comparison.differences == 0
+    b.verify(talk.now)
+    talk.run(1)
+    assert talk.copy("b", "a") == talk.own("a")
+    assert b.peers["a"].verified
