@@ -12,10 +12,12 @@ replaced as a whole or not at all; no key is ever shown, only its id.
 
 import base64
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -26,6 +28,8 @@ KEY_BYTES: Final = 32
 KEYS_LIMIT: Final = 16
 _FILE_LIMIT: Final = 64 * 1024
 _PRIVATE: Final = 0o600
+_LOCK_TRIES: Final = 40
+_LOCK_PAUSE_S: Final = 0.05
 _HEADER: Final = (
     "# Keys of a syncd cluster: who reads this file can read and forge its frames.\n"
     '# `*` marks the key that frames are sealed with; see "syncd keys --help".\n'
@@ -74,7 +78,10 @@ def load(path: str) -> KeyRing:
             ]
         ) from error
     except OSError as error:
-        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
+        problem = f"cannot be read: {error.strerror}"
+        if isinstance(error, PermissionError):
+            problem += f", it must belong to the daemon's user (here {os.geteuid()})"
+        raise ConfigError([f"{path}: {problem}"]) from error
     if len(data) > _FILE_LIMIT:
         raise ConfigError([f"{path}: is larger than 64 KiB, not a key file"])
     return parse(data.decode(errors="replace"), path)
@@ -188,12 +195,22 @@ def _directory(path: str) -> Iterator[int]:
         os.makedirs(place, mode=0o755, exist_ok=True)
         descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _lock(descriptor)
             yield descriptor
         finally:
             os.close(descriptor)
     except OSError as error:
         raise ConfigError([f"{path}: cannot be written: {error.strerror}"]) from error
+
+
+def _lock(descriptor: int) -> None:
+    """One writer at a time; somebody who keeps the lock is not waited for."""
+    for _ in range(_LOCK_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(_LOCK_PAUSE_S)
+    raise BlockingIOError(errno.EAGAIN, "somebody else has locked its directory")
 
 
 def _replace(

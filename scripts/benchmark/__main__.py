@@ -8,7 +8,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
+
+from syncd import keys
 
 from benchmark import measures, report
 from benchmark.daemons import Conntrackd, Daemon, Pair, Place, Syncd
@@ -16,7 +19,10 @@ from benchmark.digest import measure_digest
 from benchmark.load import Load
 from benchmark.world import ADDRESSES, SYNC, World, is_root_of_machine
 
-MEASURES = ("cpu", "latency", "rate", "memory", "resync", "commit", "digest")
+MEASURES = (
+    *("cpu", "plain", "latency", "rate", "memory", "resync", "commit"),
+    "digest",
+)
 _TABLE = frozenset({"memory", "resync", "commit"})
 KINDS: dict[str, type[Daemon]] = {kind.kind: kind for kind in (Conntrackd, Syncd)}
 
@@ -71,7 +77,7 @@ def _interrupt(_number: int, _frame: object) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     add = parser.add_argument
-    add("--quick", action="store_true", help="a minute or two, without `rate`")
+    add("--quick", action="store_true", help="a minute or two, without rate and plain")
     add("--only", metavar="WHAT,...", help=f"of {', '.join(MEASURES)}")
     add("--daemons", metavar="WHICH,...", help=f"of {', '.join(KINDS)}")
     add("--rounds", type=int, help="how often each has its turn (3; quick: 1)")
@@ -85,7 +91,8 @@ def _options() -> argparse.Namespace:
     options.rounds = options.rounds or (1 if quick else 3)
     options.seconds = options.seconds or (3.0 if quick else 8.0)
     rates = options.rates or ("10000,50000" if quick else "10000,50000,200000")
-    usual = [name for name in MEASURES if not (quick and name == "rate")]
+    slow = ("rate", "plain") if quick else ()
+    usual = [name for name in MEASURES if name not in slow]
     try:
         options.rates = [int(rate) for rate in rates.split(",")]
         options.only = _chosen(options.only, MEASURES) or usual
@@ -149,6 +156,9 @@ def _turn(
     if "digest" in wanted and kind is Syncd:
         yield from measure_digest(trial.flows).items()
     parts: list[Callable[[Pair], measures.Figures]] = []
+    plain: Callable[[Pair], measures.Figures] = partial(_measure_plain, trial)
+    if "plain" in wanted and kind is Syncd:
+        parts.append(plain)
     if "cpu" in wanted:
         parts.append(lambda pair: measures.measure_cpu(trial, pair))
     if "latency" in wanted:
@@ -158,7 +168,7 @@ def _turn(
     if wanted & _TABLE:
         parts.append(lambda pair: measures.measure_table(trial, pair, wanted))
     for part in parts:
-        pair = _pair(trial, kind)
+        pair = _pair(trial, kind, sealed=part is not plain)
         try:
             pair.start()
             yield from part(pair).items()
@@ -169,8 +179,19 @@ def _turn(
         trial.load.forget()
 
 
-def _pair(trial: measures.Trial, kind: type[Daemon]) -> Pair:
+def _measure_plain(trial: measures.Trial, pair: Pair) -> measures.Figures:
+    """CPU with `[security] mode = "off"`, to see what sealing costs."""
+    figures = measures.measure_cpu(trial, pair)
+    return {f"{name} plain": value for name, value in figures.items()}
+
+
+def _pair(trial: measures.Trial, kind: type[Daemon], *, sealed: bool) -> Pair:
+    """Sealed as by default; it is syncd alone that has something to seal with."""
     world = trial.world
+    key_file = trial.directory / "keys"
+    if not key_file.exists():
+        key = keys.new_key()
+        keys.create(str(key_file), keys.KeyRing((key,), key))
     active, standby = (
         kind(
             Place(
@@ -180,6 +201,7 @@ def _pair(trial: measures.Trial, kind: type[Daemon]) -> Pair:
                 interface=SYNC,
                 address=ADDRESSES[node],
                 buffers=is_root_of_machine(),
+                key_file=key_file if sealed else None,
             )
         )
         for node, namespace in (("fw1", world.fw1), ("fw2", world.fw2))

@@ -17,7 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from syncd.config import SecurityConfig
+from syncd.daemon.secrecy import read_security
 from syncd.replication.frame import Coder, Data
+from syncd.replication.seal import Sealer
 
 from benchmark import counters
 
@@ -40,6 +43,7 @@ class Place:
     interface: str
     address: str
     buffers: bool  # whether sockets may be given more room than net.core allows
+    key_file: Path | None = None  # of syncd, whose frames are plain without
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,10 +328,14 @@ port = {PORT}
 receive_buffer = {LINK_BUFFER_BYTES}
 send_buffer = {LINK_BUFFER_BYTES}
 [security]
-mode = "off"
+{self._security()}
 [kernel]
 receive_buffer = {NETLINK_BUFFER_BYTES}
 """
+
+    def _security(self) -> str:
+        key_file = self.place.key_file
+        return 'mode = "off"' if key_file is None else f'key_file = "{key_file}"'
 
     def _command(self) -> list[str]:
         return [self._PROGRAM, "run", "-c", str(self._config_path)]
@@ -373,7 +381,13 @@ receive_buffer = {NETLINK_BUFFER_BYTES}
         """A syncd asks by itself."""
 
     def opened(self, datagram: bytes) -> bytes:
-        content = self._coder.unpack(datagram).content
+        envelope = self._coder.unwrap(datagram)
+        payload = envelope.payload
+        if self.place.key_file is not None:
+            told = SecurityConfig("enforce", str(self.place.key_file))
+            sealer = Sealer("bench", 1, read_security(told))
+            payload = sealer.open(envelope, datagram)
+        content = self._coder.content(payload)
         return b"".join(content.flows) if isinstance(content, Data) else b""
 
     @classmethod

@@ -32,7 +32,7 @@ group = "{group}"
 port = {port}
 
 [security]
-mode = "off"
+key_file = "{keys}"
 """
 
 PATIENCE_S = 15.0
@@ -83,11 +83,13 @@ class SyncdPair:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._keys = directory / "keys"
         self._syncd = str(Path(sys.executable).with_name("syncd"))
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     async def start(self) -> None:
         """Start both, make the first one primary, wait until they are in step."""
+        await self._run("keygen", "--key-file", str(self._keys))
         for name in FIREWALLS:
             self._start(name)
         for name in FIREWALLS:
@@ -137,7 +139,11 @@ class SyncdPair:
         path = self._directory / f"{name}.toml"
         path.write_text(
             CONFIGURATION.format(
-                name=name, socket=self._socket(name), group=GROUP, port=GROUP_PORT
+                name=name,
+                socket=self._socket(name),
+                group=GROUP,
+                port=GROUP_PORT,
+                keys=self._keys,
             )
         )
         with (self._directory / f"{name}.log").open("wb") as log:
@@ -153,18 +159,19 @@ class SyncdPair:
         return str(self._directory / f"{name}.sock")
 
     async def _command(self, name: str, *words: str) -> str:
+        return await self._run(*words, "--socket", self._socket(name))
+
+    async def _run(self, *words: str) -> str:
         client = await asyncio.create_subprocess_exec(
             self._syncd,
             *words,
-            "--socket",
-            self._socket(name),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
         out, err = await client.communicate()
         if client.returncode:
             words_said = (err or out).decode().strip()
-            raise StageError(f"syncd {words[0]} on {name}: {words_said}")
+            raise StageError(f"syncd {' '.join(words)}: {words_said}")
         return out.decode().strip()
 
     async def _wait(

@@ -1,5 +1,6 @@
 """Every file in `conf/` is loaded, and so is every key that it shows in a comment."""
 
+import configparser
 import re
 from pathlib import Path
 
@@ -8,6 +9,18 @@ from syncd.config import Config, load, parse
 
 CONF = Path(__file__).parents[2] / "conf"
 FILES = sorted(CONF.glob("*.toml"))
+
+
+def test_the_unit_asks_for_one_capability_and_a_user() -> None:
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign] # case counts here
+    unit.read_string((CONF / "syncd.service").read_text())
+    service = unit["Service"]
+    assert service["AmbientCapabilities"] == "CAP_NET_ADMIN"
+    assert service["CapabilityBoundingSet"] == "CAP_NET_ADMIN"
+    assert service["User"] == "syncd"
+    assert service["ExecStart"].endswith("/syncd run")
+    assert "ProtectKernelTunables" not in service
 
 
 def test_there_is_an_example() -> None:

@@ -1,6 +1,7 @@
 """The key file: what is refused and why, and that a change is all or nothing."""
 
 import base64
+import fcntl
 import os
 from pathlib import Path
 
@@ -126,6 +127,16 @@ def test_a_change_goes_through_a_link_and_keeps_the_owner(tmp_path: Path) -> Non
     assert (after.st_uid, after.st_gid) == (before.st_uid, before.st_gid)
     assert after.st_mode & 0o7777 == 0o600
     assert keys.load(real).sending == TWO
+
+
+def test_who_keeps_the_lock_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    directory = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match="somebody else has locked"):
+            keys.create(str(tmp_path / "keys"), KeyRing((ONE,), ONE))
+    finally:
+        os.close(directory)
 
 
 def test_new_keys_differ_and_are_found_by_the_beginning_of_their_id() -> None:
