@@ -101,6 +101,8 @@ class ReplicationConfig:
     expectations: bool | tuple[str, ...] = True  # All, none, or of these helpers.
     hello_interval_s: float = 0.5  # Time between two signs of life.
     silence_s: float = 3.0  # A peer that is silent for this long counts as lost.
+    link_hellos: int = 3  # Hello intervals without a word: the link is silent.
+    link_hold_s: float = 5.0  # A link that failed has to be good for so long.
     peer_limit: int = 32  # Other nodes that are known at the same time.
     peer_flows_limit: int = 2_000_000  # Flows that are kept of one peer.
     forget_after_s: float = 86400.0  # A peer that is away for so long is forgotten.
@@ -239,6 +241,8 @@ def _replication(section: Section) -> ReplicationConfig:
             "hello_interval_s", default.hello_interval_s, 0.05, 60
         ),
         silence_s=section.seconds("silence_s", default.silence_s, 0.2, 600),
+        link_hellos=section.whole("link_hellos", default.link_hellos, 1, 100),
+        link_hold_s=section.seconds("link_hold_s", default.link_hold_s, 0, 3600),
         peer_limit=section.whole("peer_limit", default.peer_limit, 1, 64),
         peer_flows_limit=section.whole(
             "peer_flows_limit", default.peer_flows_limit, 1, 100_000_000

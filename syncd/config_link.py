@@ -17,12 +17,12 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 class LinkConfig:
     """One way to the peers."""
 
-    type: str = "multicast"  # Either "multicast" or "unicast".
-    interface: str = ""  # Network interface the datagrams leave and arrive by.
+    type: str = "multicast"  # Or "unicast", or "tcp".
+    interface: str = ""  # Network interface that frames leave and arrive by.
     group: str = ""  # Multicast: the IPv4 or IPv6 group all nodes join.
-    port: int = 3780  # UDP port, the same on all nodes.
-    local: str = ""  # Unicast: the address datagrams are sent from and arrive at.
-    peers: tuple[str, ...] = ()  # Unicast: the addresses of all other nodes.
+    port: int = 3780  # UDP or TCP port, the same on all nodes.
+    local: str = ""  # Unicast, tcp: the address that this node has on the link.
+    peers: tuple[str, ...] = ()  # Unicast, tcp: the addresses of all others.
     receive_buffer: int = 8 * MIB  # Bytes of the receiving socket's buffer.
     send_buffer: int = 2 * MIB  # Bytes of the sending socket's buffer.
 
@@ -56,26 +56,22 @@ def _end(link: LinkConfig) -> tuple[str, ...]:
 
 
 def _link(section: Section) -> LinkConfig:
-    kind = section.word("type", "multicast", ("multicast", "unicast"), ("tcp",))
+    kind = section.word("type", "multicast", ("multicast", "unicast", "tcp"))
     interface = section.text(
         "interface", "", "an interface name of 1 to 15 characters", _is_interface
     )
     group, local, peers = "", "", tuple[str, ...]()
-    if section.take("type") == "tcp":
-        # Its other keys are looked at when "tcp" is there.
-        for key in ("group", "local", "peers"):
-            section.take(key)
-    elif kind == "multicast":
+    if kind == "multicast":
         group = _group(section)
         if "interface" not in section:
             section.refuse("interface", "must be given for a multicast link")
         for key in ("local", "peers"):
             if section.take(key) is not None:
-                section.refuse(key, "belongs to unicast links, remove it")
+                section.refuse(key, "belongs to unicast and tcp links, remove it")
     else:
         if section.take("group") is not None:
             section.refuse("group", "belongs to multicast links, remove it")
-        local, peers = _unicast_ends(section, interface)
+        local, peers = _peer_ends(section, kind, interface)
     link = LinkConfig(
         type=kind,
         interface=interface,
@@ -103,20 +99,28 @@ def _group(section: Section) -> str:
     return str(address)
 
 
-def _unicast_ends(section: Section, interface: str) -> tuple[str, tuple[str, ...]]:
+def _peer_ends(
+    section: Section, kind: str, interface: str
+) -> tuple[str, tuple[str, ...]]:
     local = ""
     value = section.take("local")
-    if value is None and "interface" not in section:
+    if value is None and kind == "tcp":
+        section.refuse("local", "must be given for a tcp link: an IP address")
+    elif value is None and "interface" not in section:
         section.refuse("local", 'must be given for a unicast link (or "interface")')
     if value is not None:
         local = _unicast_address(value) or ""
         if not local:
             section.refuse("local", f"is {shown(value)}, must be an IP address")
     if "peers" not in section:
-        section.refuse("peers", "must be given for a unicast link: a list of addresses")
+        rule = f"must be given for a {kind} link: a list of addresses"
+        section.refuse("peers", rule)
     peers = section.items("peers", "IP addresses", _unicast_address)
     if local and local in peers:
         section.refuse("peers", f'contains the local address "{local}", remove it')
+    families = {ipaddress.ip_address(end).version for end in (local, *peers) if end}
+    if kind == "tcp" and len(families) > 1:
+        section.refuse("peers", "must be of the same family as the local address")
     for peer in (local, *peers):
         if peer.startswith("fe80:") and "%" not in peer and not interface:
             key = "local" if peer == local else "peers"

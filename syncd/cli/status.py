@@ -80,12 +80,19 @@ def _link(link: Part) -> list[str]:
         _of(link, "interface"),
         _of(link, "type"),
         _of(link, "state"),
+        f"hears {_names(link, 'hears')}",
+        f"heard by {_names(link, 'heard_by')}",
         f"sent {_size(link.get('sent_bytes'))} in {_of(link, 'sent_frames')}",
         f"received {_size(link.get('received_bytes'))}"
         f" in {_of(link, 'received_frames')}",
         f"lost {_of(link, 'lost_frames')}",
         f"rejected {sum(numbers)}",
     ]
+
+
+def _names(part: Part, name: str) -> str:
+    names = part.get(name)
+    return " ".join(map(str, names)) if isinstance(names, list) and names else "nobody"
 
 
 def _sizes(table: Part) -> list[str]:

@@ -15,6 +15,8 @@ _LINK_COUNTERS = (
     "received_frames",
     "lost_frames",
     "kernel_drops",
+    "switches",
+    "failures",
 )
 _KERNEL_COUNTERS = ("events", "overruns", "lost_events", "resyncs")
 
@@ -64,13 +66,33 @@ def _lines(status: Mapping[str, object]) -> Iterator[str]:
         yield from _family(f"peer_{name}_total", "counter", samples)
     verified = [(_labels(peer=p["node"]), _flag(p["verified"])) for p in peers]
     yield from _family("peer_verified", "gauge", verified)
-    links = _rows(status["links"])
+    yield from _link_lines(_rows(status["links"]))
+
+
+def _link_lines(links: list[Mapping[str, object]]) -> Iterator[str]:
+    labels = [  # links may share an interface
+        _labels(link=link["interface"], place=place)
+        for place, link in enumerate(links, 1)
+    ]
     for name in _LINK_COUNTERS:
-        samples = [(_labels(link=link["interface"]), str(link[name])) for link in links]
+        samples = [
+            (at, str(link[name])) for at, link in zip(labels, links, strict=True)
+        ]
         yield from _family(f"link_{name}_total", "counter", samples)
+    for name in ("hears", "heard_by"):
+        counts = [
+            (at, str(len(_list(link[name]))))
+            for at, link in zip(labels, links, strict=True)
+        ]
+        yield from _family(f"link_{name}_peers", "gauge", counts)
+    link_states = [
+        (_labels(link=link["interface"], place=place, state=link["state"]), "1")
+        for place, link in enumerate(links, 1)
+    ]
+    yield from _family("link_state", "gauge", link_states)
     rejected = [
-        (_labels(link=link["interface"], reason=reason), str(count))
-        for link in links
+        (_labels(link=link["interface"], place=place, reason=reason), str(count))
+        for place, link in enumerate(links, 1)
         for reason, count in _mapping(link["rejected_frames"]).items()
     ]
     yield from _family("link_rejected_frames_total", "counter", rejected)
@@ -97,6 +119,11 @@ def _flag(value: object) -> str:
 
 def _mapping(value: object) -> Mapping[str, object]:
     assert isinstance(value, Mapping)
+    return value
+
+
+def _list(value: object) -> list[object]:
+    assert isinstance(value, list)
     return value
 
 

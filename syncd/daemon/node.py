@@ -27,7 +27,7 @@ from syncd.kernel import host
 from syncd.kernel.events import EventSocket
 from syncd.kernel.requests import RequestSocket
 from syncd.link.bundle import LinkBundle
-from syncd.link.udp import Batch, LinkState
+from syncd.link.facts import Batch, LinkState
 from syncd.replication.engine import ReplicationEngine
 from syncd.replication.settings import Settings
 
@@ -59,6 +59,8 @@ class Node:
                 expire_s=replication.expire_s,
                 slow_peer_s=replication.slow_peer_s,
                 forget_after_s=replication.forget_after_s,
+                link_hellos=replication.link_hellos,
+                link_hold_s=replication.link_hold_s,
             ),
             self.filter,
             self.started_at,
@@ -74,7 +76,7 @@ class Node:
             self.events, self.reader, self.engine, replication.beat_s, self.pump
         )
         self.rejected: list[dict[str, int]] = [{} for _ in config.links]
-        self.bundle = LinkBundle(config.links, self._received)
+        self.bundle = LinkBundle(config.links, self._received, self.pump)
         self.operations = Operations(self)
         self.control = ControlServer(
             config.control.socket, self.operations, self._failed
@@ -195,7 +197,7 @@ class Node:
         self.engine.tick(now)
         if self.engine.agreement.ended_elsewhere:
             self.operations.delete_ended()
-        datagrams = self.engine.send(now) if self.bundle.sender else []
+        datagrams = self.engine.send(now) if self.bundle.active else []
         for level, text in self.engine.take_messages():
             _LOG.log(_LEVELS[level], text)
         if datagrams:
@@ -233,7 +235,7 @@ class Node:
         if self._timer is not None:
             self._timer.cancel()
         wait_s = max(deadline - now, 0.0)
-        if not self.bundle.sender:
+        if not self.bundle.active:
             wait_s = max(wait_s, self.config.replication.hello_interval_s)
         self._timer = asyncio.get_running_loop().call_later(wait_s, self._timed)
 
@@ -252,8 +254,9 @@ class Node:
             limit=host.table_limit(),
             receive_buffer=self.events.receive_buffer,
         )
+        now, paths = time.monotonic(), self.engine.paths
         links = [
-            LinkReport(link.status(), link is self.bundle.sender, self.rejected[at])
+            LinkReport(link.status(), self.rejected[at], paths.status(at, now))
             for at, link in enumerate(self.bundle.links)
         ]
         return status_object(
@@ -262,5 +265,5 @@ class Node:
             kernel,
             self.operations.last_commit,
             self.started_at,
-            time.monotonic(),
+            now,
         )

@@ -3,11 +3,12 @@
 In: the engine, the links, the kernel's counters. Out: one JSON object.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from syncd import __version__, build
-from syncd.link.udp import LinkStatus
+from syncd.link.facts import LinkState, LinkStatus
 from syncd.replication.engine import ReplicationEngine
+from syncd.replication.paths import PathState, PathStatus
 from syncd.replication.peer import Peer
 
 REASONS = ("auth", "replay", "malformed", "version")
@@ -28,11 +29,11 @@ class KernelReport:
 
 @dataclass(slots=True)
 class LinkReport:
-    """One link's own status, and what the engine refused of what it delivered."""
+    """One link's own status, what the engine refused of it, and what it is good for."""
 
     status: LinkStatus
-    in_use: bool
-    rejected: dict[str, int] = field(default_factory=dict)
+    rejected: dict[str, int]
+    path: PathStatus
 
 
 def status_object(
@@ -77,7 +78,7 @@ def status_object(
             },
         },
         "peers": [_peer(engine, peer, now) for peer in peers],
-        "links": [_link(link, lost if link.in_use else 0) for link in links],
+        "links": [_link(link, lost) for link in links],
         "kernel": {
             "events": kernel.events,
             "overruns": kernel.overruns,
@@ -152,24 +153,36 @@ def _age(at: float, now: float) -> float | None:
 
 
 def _link(link: LinkReport, lost_frames: int) -> dict[str, object]:
-    status = link.status
+    """Frames are lost by a stream, not by a link: those in use show them all."""
+    status, path = link.status, link.path
     rejected = dict.fromkeys(REASONS, 0) | link.rejected
     rejected["source"] = status.rejected_frames
-    state = str(status.state)
-    return {
+    waiting = status.state is LinkState.WAITING
+    in_use = path.state is PathState.ACTIVE
+    told = {
         "interface": status.interface,
         "type": status.type,
-        "state": "standby" if state == "active" and not link.in_use else state,
+        "state": str(status.state if waiting else path.state),
         "reason": status.reason,
+        "hears": list(path.hears),
+        "heard_by": list(path.heard_by),
+        "switches": path.switches,
+        "last_switch_s": path.last_switch_s,
+        "failures": path.failures,
+        "hold_s": round(path.hold_s, 1),
         "sent_bytes": status.sent_bytes,
         "sent_frames": status.sent_frames,
         "send_errors": status.send_errors,
         "received_bytes": status.received_bytes,
         "received_frames": status.received_frames,
-        "lost_frames": lost_frames,
+        "lost_frames": lost_frames if in_use else 0,
         "rejected_frames": rejected,
         "kernel_drops": status.kernel_drops,
-        "frame_bytes": status.frame_bytes,
+        "frame_bytes": min(status.frame_bytes, path.frame_bytes or status.frame_bytes),
         "receive_buffer": status.receive_buffer,
         "send_buffer": status.send_buffer,
     }
+    if status.type == "tcp":
+        told["connections"] = status.connections
+        told["broken_streams"] = status.broken_streams
+    return told

@@ -1,33 +1,38 @@
-"""Several links as one, in order of preference.
+"""The links of a node, in order of preference.
 
 In: the configured links, facts about interfaces, datagrams to send, each for the place
 of a link in the list. Out: the datagrams of all links, each with its place. The rule: a
 datagram that its link does not take is not sent over another one, since the replication
-marks its flows again anyway.
+marks its flows again anyway; a link that is slow delays no other one.
 """
 
-import logging
+import asyncio
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
 from syncd.config_link import LinkConfig
-from syncd.link.udp import Batch, LinkState, LinkStatus, UdpLink
-
-_LOG = logging.getLogger("syncd.link")
+from syncd.link.facts import Batch, LinkState, LinkStatus
+from syncd.link.tcp import TcpLink
+from syncd.link.udp import UdpLink
 
 
 class LinkBundle:
-    """The links of a node; one of them is used for sending."""
+    """The links of a node; the replication says which of them are used."""
 
     def __init__(
-        self, configs: Iterable[LinkConfig], on_datagrams: Callable[[int, Batch], None]
+        self,
+        configs: Iterable[LinkConfig],
+        on_datagrams: Callable[[int, Batch], None],
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_datagrams` is given the link's place in the list, and what it heard."""
+        """`on_datagrams` is given the link's place in the list, and what it heard;
+        `on_change` is called when a link has changed by itself."""
         self.links = tuple(
-            UdpLink(config, partial(on_datagrams, place))
+            TcpLink(config, partial(on_datagrams, place), on_change)
+            if config.type == "tcp"
+            else UdpLink(config, partial(on_datagrams, place))
             for place, config in enumerate(configs)
         )
-        self._used: UdpLink | None = None
 
     @property
     def wanted(self) -> tuple[str, ...]:
@@ -35,18 +40,9 @@ class LinkBundle:
         return tuple(dict.fromkeys(link.name for link in self.links))
 
     @property
-    def sender(self) -> UdpLink | None:
-        """The link that datagrams leave by now."""
-        for link in self.links:
-            if link.state is LinkState.ACTIVE:
-                return link
-        return None
-
-    @property
-    def frame_bytes(self) -> int:
-        """What fits into a frame on every active link, or else on every link."""
-        active = [link for link in self.links if link.state is LinkState.ACTIVE]
-        return min(link.frame_bytes for link in active or self.links)
+    def active(self) -> bool:
+        """Can anything leave?"""
+        return any(link.state is LinkState.ACTIVE for link in self.links)
 
     def interface_changed(
         self, name: str, index: int | None, mtu: int, addresses: Collection[str]
@@ -55,15 +51,17 @@ class LinkBundle:
         for link in self.links:
             if link.name == name:
                 link.interface_changed(index, mtu, addresses)
-        self._note_switch()
 
     async def send(self, datagrams: Iterable[tuple[int, bytes]]) -> int:
         """Send each over the link at its place, return how many left."""
-        self._note_switch()
         shares: dict[int, list[bytes]] = {}
         for place, datagram in datagrams:
             shares.setdefault(place, []).append(datagram)
-        return sum([await self.links[at].send(share) for at, share in shares.items()])
+        if len(shares) == 1:
+            ((place, share),) = shares.items()
+            return await self.links[place].send(share)
+        sending = (self.links[place].send(share) for place, share in shares.items())
+        return sum(await asyncio.gather(*sending))
 
     def status(self) -> list[LinkStatus]:
         return [link.status() for link in self.links]
@@ -71,17 +69,3 @@ class LinkBundle:
     def close(self) -> None:
         for link in self.links:
             link.close()
-
-    def _note_switch(self) -> None:
-        """One line in the log when another link takes over."""
-        sender = self.sender
-        if sender is self._used:
-            return
-        before = self._used
-        self._used = sender
-        if sender is None:
-            _LOG.warning("no link is active: nothing can be sent")
-        elif before is not None:
-            _LOG.warning("sending over %s, no longer over %s", sender.name, before.name)
-        elif len(self.links) > 1:
-            _LOG.info("sending over %s", sender.name)

@@ -1,4 +1,4 @@
-"""The sockets of a UDP link, made and set up in one go.
+"""The sockets of a link, made and set up in one go.
 
 In: a link's configuration, the interface index, the own address. Out: non-blocking
 sockets, bound and joined. The rule: whatever the kernel refuses is an OSError, and no
@@ -26,6 +26,9 @@ _IP_MULTICAST_ALL = 49
 _IPV6_MULTICAST_ALL = 29
 _MEMINFO = struct.Struct("=9I")  # [8] datagrams dropped
 _BUFFER_LIMIT = (1 << 30) - 1
+_BACKLOG = 16
+_UNACKED_MS = 3000  # that long without an acknowledgement: the connection is dead
+_KEEPALIVE_S = 2
 
 
 def open_receiver(
@@ -67,6 +70,39 @@ def open_sender(
         return sock
 
 
+def open_listener(config: LinkConfig, local: IpAddress, index: int) -> socket.socket:
+    """Where peers of a TCP link connect to."""
+    with _fresh(local.version, socket.SOCK_STREAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _bind_to_interface(sock, config.interface)
+        sock.bind(_source(local, local.version, config, index, config.port))
+        sock.listen(_BACKLOG)
+        return sock
+
+
+def open_dialler(config: LinkConfig, local: IpAddress, index: int) -> socket.socket:
+    """A socket that is about to connect to a peer of a TCP link."""
+    with _fresh(local.version, socket.SOCK_STREAM) as sock:
+        _bind_to_interface(sock, config.interface)
+        sock.bind(_source(local, local.version, config, index, 0))
+        return sock
+
+
+def prepare_stream(sock: socket.socket, config: LinkConfig) -> None:
+    """A connected socket of a TCP link: no delay, and dead ones are noticed soon."""
+    _grow(sock, _SO_SNDBUFFORCE, socket.SO_SNDBUF, config.send_buffer)
+    _grow(sock, _SO_RCVBUFFORCE, socket.SO_RCVBUF, config.receive_buffer)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKED_MS)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        (socket.TCP_KEEPIDLE, _KEEPALIVE_S),
+        (socket.TCP_KEEPINTVL, _KEEPALIVE_S),
+        (socket.TCP_KEEPCNT, 2),
+    ):
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
 def resolve(target: IpAddress, config: LinkConfig, index: int) -> Address:
     """The socket address of a group or peer; IPv6 is scoped to the interface."""
     if isinstance(target, ipaddress.IPv4Address):
@@ -91,9 +127,9 @@ def count_drops(sock: socket.socket) -> int:
 
 
 @contextlib.contextmanager
-def _fresh(version: int) -> Iterator[socket.socket]:
+def _fresh(version: int, kind: int = socket.SOCK_DGRAM) -> Iterator[socket.socket]:
     family = socket.AF_INET if version == 4 else socket.AF_INET6
-    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    sock = socket.socket(family, kind | socket.SOCK_NONBLOCK)
     try:
         if version == 6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

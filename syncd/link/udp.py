@@ -27,12 +27,11 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 
 from asyncio_dgram.aio import DatagramServer, TransportClosed, from_socket
 
 from syncd.config_link import LinkConfig
+from syncd.link.facts import Batch, LinkState, LinkStatus, Totals
 from syncd.link.sockets import (
     Address,
     count_drops,
@@ -43,8 +42,6 @@ from syncd.link.sockets import (
     resolve,
 )
 
-Batch = list[tuple[bytes, str]]
-
 _LOG = logging.getLogger("syncd.link")
 _UDP_LIMIT = 65507  # the most that fits into one datagram over IPv4
 _HEADERS = {4: 20 + 8, 6: 40 + 8}
@@ -53,33 +50,6 @@ _USUAL_MTU = 1500
 _BATCH_LIMIT = 512
 _PATIENCE_S = 1.0
 _RETRY_S = 1.0
-
-
-class LinkState(StrEnum):
-    """`waiting`: no usable interface; `active`: datagrams can leave and arrive."""
-
-    WAITING = "waiting"
-    ACTIVE = "active"
-
-
-@dataclass(frozen=True, slots=True)
-class LinkStatus:
-    """What a link says about itself; the counters count from the start."""
-
-    interface: str
-    type: str
-    state: LinkState
-    reason: str  # why it waits, empty when it is active
-    frame_bytes: int
-    receive_buffer: int  # as the kernel granted it, 0 while waiting
-    send_buffer: int
-    sent_bytes: int
-    sent_frames: int
-    send_errors: int
-    received_bytes: int
-    received_frames: int
-    rejected_frames: int  # from an address that is not a peer's, or from ourselves
-    kernel_drops: int  # arrived when the receive buffer was full
 
 
 class UdpLink:
@@ -114,7 +84,7 @@ class UdpLink:
         self._sending = asyncio.Lock()
         self._retry: asyncio.TimerHandle | None = None
         self._said: set[int] = set()
-        self._totals = _Totals()
+        self._totals = Totals()
 
     @property
     def frame_bytes(self) -> int:
@@ -303,14 +273,6 @@ class UdpLink:
         if number not in self._said:
             self._said.add(number)
             _LOG.warning("%s: sending: %s", self.name, os.strerror(number))
-
-
-@dataclass(slots=True)
-class _Totals:
-    received_bytes: int = 0
-    received_frames: int = 0
-    rejected_frames: int = 0
-    kernel_drops: int = 0
 
 
 class _Inlet:

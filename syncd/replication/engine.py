@@ -177,6 +177,8 @@ class ReplicationEngine:
         if paths.used:
             places = ", ".join(str(place + 1) for place in paths.used)
             agreement.say("warning", f"sending over link {places} from now on")
+        else:
+            agreement.say("warning", "no link is active: nothing can be sent")
         if self.outbox.unacked:  # what was on the way may be lost: ask at once
             agreement.probe_at = now
 

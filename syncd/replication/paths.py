@@ -54,7 +54,8 @@ class PathStatus:
     hears: tuple[str, ...]  # the peers that we hear on it
     heard_by: tuple[str, ...]  # the peers that say that they hear us on it
     frame_bytes: int  # what fits, after what the peers say about their side
-    switches: int  # how often it was taken into use
+    switches: int  # how often it was taken into use, or left
+    last_switch_s: float | None  # how long ago that was, None: never
     failures: int  # how often it lost a peer that was reachable otherwise
     hold_s: float  # how long it has to be good to be preferred again
 
@@ -68,6 +69,7 @@ class _Link:
     failed_at: float = _STALE
     hold_s: float = 0.0
     switches: int = 0
+    switched_at: float | None = None
     failures: int = 0
 
 
@@ -92,7 +94,6 @@ class Paths:
         self.settings = settings
         self.used: tuple[int, ...] = ()
         self.switches = 0
-        self.switched_at = _STALE
         self.news = False  # is there something that peers should hear at once?
         self._links: dict[int, _Link] = {}
         self._routes: dict[str, _Route] = {}
@@ -239,7 +240,9 @@ class Paths:
             state = PathState.SILENT
         return PathStatus(
             *(state, hears, heard_by, self._room(place) if link.frame_bytes else 0),
-            *(link.switches, link.failures, link.hold_s),
+            link.switches,
+            None if link.switched_at is None else round(now - link.switched_at, 3),
+            *(link.failures, link.hold_s),
         )
 
     # Judgement
@@ -320,12 +323,11 @@ class Paths:
         return _cover(trusted, wanted) or _cover(places, wanted) or self.used
 
     def _switch(self, used: tuple[int, ...], now: float) -> None:
-        for place in used:
-            if place not in self.used:
-                self._links[place].switches += 1
         if self.used:
             self.switches += 1
-            self.switched_at = now
+            for place in set(used) ^ set(self.used):
+                self._links[place].switches += 1
+                self._links[place].switched_at = now
         self.used = used
         self.news = True
 

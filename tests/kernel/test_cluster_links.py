@@ -13,7 +13,7 @@ import pytest
 
 from tests.kernel import cluster, mixture
 from tests.kernel.churn import Churn
-from tests.kernel.cluster import Cluster
+from tests.kernel.cluster import Cluster, Node
 from tests.lab import Lab, run, run_in
 
 pytestmark = pytest.mark.kernel
@@ -45,12 +45,15 @@ def _loaded(made: Cluster) -> Iterator[Churn]:
 def _relink(made: Cluster, text: str) -> None:
     """Give the nodes another link."""
     for number, node in enumerate(made.nodes, 1):
-        made.lab.address(node.namespace, "eth2", f"fd99::{number}/64")
+        both = f"fd99::{number}/64", f"fe80::{number}/64"
+        made.lab.address(node.namespace, "eth2", *both)
         link = text.format(
             own=f"10.99.0.{number}",
             other=f"10.99.0.{3 - number}",
             own6=f"fd99::{number}",
             other6=f"fd99::{3 - number}",
+            link6=f"fe80::{number}",
+            far6=f"fe80::{3 - number}",
         )
         node.config.write_text(node.config.read_text().replace(MULTICAST, link))
 
@@ -122,6 +125,82 @@ def test_a_link_that_is_cut_on_one_side_gives_way_to_the_second(
 ) -> None:
     made, switch_port = _two_links(lab, tmp_path)
     _cut_and_mend(made, switch_port, ("fw2",))
+
+
+MIXED = (
+    'type = "multicast"\ninterface = "eth2"\ngroup = "225.0.0.50"\n',
+    'type = "unicast"\nlocal = "10.98.0.{own}"\npeers = ["10.98.0.{other}"]\n',
+    'type = "tcp"\nlocal = "10.97.0.{own}"\npeers = ["10.97.0.{other}"]\n',
+)
+
+STREAMS = {
+    "ipv4": 'type = "tcp"\nlocal = "{own}"\npeers = ["{other}"]\n',
+    "link-local": (
+        'type = "tcp"\ninterface = "eth2"\nlocal = "{link6}"\npeers = ["{far6}"]\n'
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_tcp_link_carries_a_load_over_a_network_that_loses_little(
+    lab: Lab, tmp_path: Path, name: str
+) -> None:
+    made = Cluster(lab, tmp_path, relay={"loss": 0.002})
+    _relink(made, STREAMS[name])
+    with _loaded(made) as load:
+        first, second = made.nodes
+        load.run(RATE, 2.0)
+        cluster.wait_until_equal(first, second, EQUAL_S + 1)
+        assert first.status()["links"][0]["connections"] == 1
+
+
+def _three_links(lab: Lab, directory: Path, order: tuple[int, ...]) -> Cluster:
+    """One link of each type, each over a bridge of its own."""
+    made = Cluster(lab, directory)
+    for place, name in ((98, "eth3"), (97, "eth4")):
+        lab.bridge(made.switch, f"bridge{place}")
+        for number, node in enumerate(made.nodes, 1):
+            lab.plug(node.namespace, name, made.switch, f"bridge{place}")
+            lab.address(node.namespace, name, f"10.{place}.0.{number}/24")
+    for number, node in enumerate(made.nodes, 1):
+        links = [MIXED[at].format(own=number, other=3 - number) for at in order]
+        text = "[[link]]\n".join(links)
+        node.config.write_text(node.config.read_text().replace(MULTICAST, text))
+    return made
+
+
+def _active(node: Node) -> list[str]:
+    return [row["type"] for row in node.status()["links"] if row["state"] == "active"]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_links_of_all_types_stand_in_for_each_other(
+    lab: Lab, tmp_path: Path, order: tuple[int, ...]
+) -> None:
+    made = _three_links(lab, tmp_path, order)
+    types = ("multicast", "unicast", "tcp")
+    bridges = ("bridge", "bridge98", "bridge97")
+    with _loaded(made) as load:
+        first, second = made.nodes
+        assert _active(first) == [types[order[0]]]
+
+        def drop(place: int) -> None:
+            """Nothing arrives over it any more, and nobody is told."""
+            ports = run(
+                "ip", "-n", made.switch, "-o", "link", "show", "master", bridges[place]
+            )
+            for line in ports.splitlines():
+                name = line.split()[1].split("@")[0]
+                run("ip", "-n", made.switch, "link", "set", name, "nomaster")
+
+        for at in (0, 1):
+            load.run(RATE, 1.5, (0.5, partial(drop, order[at])))
+            cluster.wait_until_equal(first, second, EQUAL_S + 1)
+            assert _active(first) == [types[order[at + 1]]]
+        for node in made.nodes:
+            node.wait_in_step(1)
+            assert "lost" not in node.log.split("in step", 1)[1]
+        assert second.command("verify").returncode == 0
 
 
 @pytest.mark.parametrize("mtu", [600])

@@ -200,11 +200,24 @@ def test_a_link_is_needed() -> None:
     assert "write [[link]]" in only_problem(LEAST.replace("[[link]]", "[link]"))
 
 
-def test_a_tcp_link_is_refused_clearly() -> None:
-    text = LEAST + '[[link]]\ntype = "tcp"\nlocal = "10.0.0.1"\npeers = ["10.0.0.2"]\n'
-    problem = only_problem(text)
-    assert problem.startswith('f.toml:link[2].type: "tcp" is not in this version yet')
-    assert 'write "multicast" or "unicast"' in problem
+TCP = LEAST + '[[link]]\ntype = "tcp"\n'
+
+
+def test_a_tcp_link_has_an_address_and_peers_of_its_family() -> None:
+    text = TCP + 'local = "10.0.0.1"\npeers = ["10.0.0.2"]\n'
+    assert parse(text, "f").links[1] == LinkConfig(
+        type="tcp", local="10.0.0.1", peers=("10.0.0.2",)
+    )
+    assert only_problem(TCP + 'peers = ["10.0.0.2"]\n') == (
+        "f.toml:link[2].local: must be given for a tcp link: an IP address"
+    )
+    assert "tcp link" in only_problem(TCP + 'local = "10.0.0.1"\n')
+    mixed = TCP + 'local = "10.0.0.1"\npeers = ["fd00::2"]\n'
+    assert "same family" in only_problem(mixed)
+    alone = TCP + 'local = "fe80::1"\npeers = ["fe80::2"]\n'
+    assert len(problems(alone)) == 2
+    assert parse(alone + 'interface = "eth2"\n', "f").links[1].interface == "eth2"
+    assert "belongs to multicast" in only_problem(text + 'group = "225.0.0.50"\n')
 
 
 @pytest.mark.parametrize("group", ["225.0.0.50", "ff02::5c"])

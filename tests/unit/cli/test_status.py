@@ -36,6 +36,8 @@ STATUS = {
     "links": [
         {
             "interface": "eth2",
+            "hears": ["fw2"],
+            "heard_by": [],
             "type": "multicast",
             "state": "active",
             "sent_bytes": 900,
@@ -61,7 +63,7 @@ def test_the_page_is_aligned_and_says_all() -> None:
         "  heard 0.1 s ago      verified",
         "        gate-3  lost     0 flows       0 expectations  lag 12 frames"
         "  heard 2 h 1 min ago  not verified",
-        "links   eth2  multicast  active  sent 900 B in 3"
+        "links   eth2  multicast  active  hears fw2  heard by nobody  sent 900 B in 3"
         "  received 5.0 MiB in 4000  lost 1  rejected 3",
         "kernel  9 of 262144 entries  5 events  0 overruns  1 resyncs",
         "commit  none yet",

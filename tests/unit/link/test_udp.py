@@ -2,7 +2,8 @@
 
 import pytest
 from syncd.config_link import LinkConfig
-from syncd.link.udp import LinkState, UdpLink
+from syncd.link.facts import LinkState
+from syncd.link.udp import UdpLink
 
 V4 = LinkConfig(interface="eth2", group="225.0.0.50")
 V6 = LinkConfig(interface="eth2", group="ff02::50")
