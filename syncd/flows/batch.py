@@ -106,16 +106,19 @@ class Restorer:
         append = messages.append
         numbers = _serials(sequence, len(records))
         for (key, body, elapsed_s), (serial,) in zip(records, numbers, strict=True):
-            at = body[0] if body else 0
+            data, size, at = body, len(body), body[0] if body else 0
             end = at + 16
-            left = timeouts(body[at + 8 : end])
+            if size < end:
+                append(self._create_rarely(key, body, elapsed_s, serial))
+                continue
+            left = timeouts(data[at + 8 : end])
             if left is None:
-                left = self._learn_timeout(body[at + 8 : end])
-            raw = body[at : at + 8]
-            reply, ranges, status, bits = body[:at], b"", plain(raw), 0
+                left = self._learn_timeout(data[at + 8 : end])
+            raw = data[at : at + 8]
+            reply, ranges, status, bits = data[:at], b"", plain(raw), 0
             if status is None:
                 status, bits = translated(raw, _UNKNOWN)
-            tail = body[end:]
+            tail = data[end:size]
             protoinfo = protoinfos(tail)
             ports = at == 52 or at == 76
             if protoinfo is not None:
@@ -165,21 +168,24 @@ class Restorer:
         numbers = _serials(sequence, len(records))
         for record, present, (serial,) in zip(records, held, numbers, strict=True):
             key, body, elapsed_s = record
-            at = body[0] if body else 0
-            end = at + 16
-            left = timeouts(body[at + 8 : end])
+            ours, theirs, at = body, present, body[0] if body else 0
+            size, held_size, end = len(body), len(present), at + 16
+            if size < end or held_size < end:
+                append(self._refresh_rarely(record, present, serial))
+                continue
+            left = timeouts(ours[at + 8 : end])
             if left is None:
-                left = self._learn_timeout(body[at + 8 : end])
-            new, head = shapes(body[at : at + 8]), heads(len(key))
-            alike = body[: at + 8] == present[: at + 8]
-            rest, there = body[end:], present[end:]
+                left = self._learn_timeout(ours[at + 8 : end])
+            new, head = shapes(ours[at : at + 8]), heads(len(key))
+            alike = ours[: at + 8] == theirs[: at + 8]
+            rest, there = ours[end:size], theirs[end:held_size]
             if not alike or rest != there:
-                old, kept = shapes(present[at : at + 8]), protoinfos(there[:48])
+                old, kept = shapes(theirs[at : at + 8]), protoinfos(there[:48])
                 sent = protoinfos(rest[:48])
                 if old is None or (rest != there and (sent is None or kept is None)):
                     new = None
                 elif new is not None and not alike:
-                    alike = body[:at] == present[:at] and _covers(old, new)
+                    alike = ours[:at] == theirs[:at] and _covers(old, new)
                 alike = alike and sent == kept and rest[48:] == there[48:]
             if left is None or new is None or head is None:
                 append(self._refresh_rarely(record, present, serial))
@@ -197,11 +203,8 @@ class Restorer:
                     append(self._refresh_rarely(record, present, serial))
                     continue
                 short = doubted(raw, 0)
-                if (
-                    left > short
-                    and left >= _MINUTES_S
-                    and elapsed_s + elapsed_s <= left
-                ):
+                half_left = elapsed_s + elapsed_s <= left
+                if half_left and left > short and left >= _MINUTES_S:
                     left -= int(elapsed_s)
                 else:
                     left = remaining_s(left, elapsed_s, short)
@@ -222,11 +225,14 @@ class Restorer:
         for (key, body, elapsed_s), present, (serial,) in zip(
             records, held, numbers, strict=True
         ):
-            at = body[0] if body else 0
-            end = at + 16
-            new, old = shapes(body[at : at + 8]), shapes(present[at : at + 8])
-            rest, mark = _split_mark(body[end:])
-            there, kept_mark = _split_mark(present[end:])
+            ours, theirs, at = body, present, body[0] if body else 0
+            size, held_size, end = len(body), len(present), at + 16
+            if size < end or held_size < end:
+                messages.append(b"")
+                continue
+            new, old = shapes(ours[at : at + 8]), shapes(theirs[at : at + 8])
+            rest, mark = _split_mark(ours[end:size])
+            there, kept_mark = _split_mark(theirs[end:held_size])
             if kept_mark and not mark:
                 mark = NO_MARK
             protoinfo = protoinfos(rest)
@@ -238,13 +244,13 @@ class Restorer:
                 or (new ^ old) & NAT_BITS
                 or protoinfo is None
                 or len(rest) != len(there)  # It has what may have to be cleared.
-                or body[:at] != present[:at]
+                or ours[:at] != theirs[:at]
             ):
                 messages.append(b"")
                 continue
             left = self._fixed_timeout_s
             if left is None:
-                stored = self._learn_timeout(body[at + 8 : end])
+                stored = self._learn_timeout(ours[at + 8 : end])
                 left = remaining_s(stored, elapsed_s, self._doubted.get(rest, 0))
             status = new & KEPT_BITS | old & (KEPT_BITS | EXPECTED) | CONFIRMED
             length = 32 + len(key) + len(protoinfo) + len(mark)

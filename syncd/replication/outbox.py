@@ -328,9 +328,9 @@ def _collect(
     table: OwnTable, keys: Sequence[bytes], flat: list[bytes], ends: list[bytes]
 ) -> None:
     """The present state of each key: its body, or the fact that it ended."""
-    get = table.bodies.get
+    bodies = table.bodies
     for key in keys:
-        body = get(key)
+        body = bodies.get(key)
         if body is None:
             ends.append(key)
         else:

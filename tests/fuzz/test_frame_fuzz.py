@@ -16,7 +16,7 @@ from syncd.replication.frame import CONTENT_LIMIT, Coder
 from syncd.replication.hello import MAJOR
 from syncd.replication.settings import Settings
 
-REASONS = {"malformed", "version", "auth", "replay", "name", "peers"}
+REASONS = {"malformed", "version", "auth", "replay", "name", "peers", "mode"}
 SOURCE = "10.0.0.2"
 
 # NEW and UPDATE of one TCP flow (reference: samples of Linux 6.18).
