@@ -73,7 +73,8 @@ class Comparison:
     def verify(self, peers: dict[str, Peer], now: float) -> None:
         """The same for a person who asks: everything is counted afresh before.
 
-        Flushed tables are asked for. Our own proof follows the HELLO that has the peers do the same.
+        Flushed tables are asked for. Our own proof follows the HELLO that has the peers
+        do the same.
         """
         self.asked += 1
         self._due_at = now + _ASKED_S
