@@ -45,7 +45,19 @@ class Agreement(Speaker):
         if frame.epoch == self.epoch:
             return None  # our own frame came back
         known = self.membership.twin_source
-        twin = self.membership.is_twin(frame.epoch, frame.number, source, now)
+        acks = frame.content.acks if isinstance(frame.content, Hello) else ()
+        ours = [
+            ack.highest
+            for ack in acks
+            if ack.node == self.node and ack.epoch == self.epoch
+        ]
+        twin = self.membership.is_twin(
+            (frame.epoch, frame.number),
+            max(ours, default=0),
+            self.outbox.number,
+            source,
+            now,
+        )
         if twin and not known:
             self.say(
                 "warning",

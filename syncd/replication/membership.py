@@ -32,6 +32,8 @@ class Membership:
         "_look_at",
         "_settings",
         "_twin",
+        "_twin_challenge",
+        "_twin_heard_at",
         "conflicts",
         "forgotten",
         "peers",
@@ -48,6 +50,8 @@ class Membership:
         self.twin_source = ""  # of another node with our own name, "" = none
         self.twin_at = -1.0
         self._twin: tuple[int, int, float] = (0, 0, 0.0)  # epoch, number, first heard
+        self._twin_challenge = 0  # the number of ours that it has to acknowledge
+        self._twin_heard_at = 0.0
         self._settings = settings
         self._look_at = 0.0
 
@@ -123,18 +127,26 @@ class Membership:
         peer.rival_at = peer.rival_since = -1.0
         peer.rival_source = ""
 
-    def is_twin(self, epoch: int, number: int, source: str, now: float) -> bool:
+    def is_twin(
+        self, frame: tuple[int, int], acked: int, sent: int, source: str, now: float
+    ) -> bool:
         """A frame with our own name that is not ours: of a node that goes on?
 
-        An old frame of a life of ours before comes alone.
+        `frame` is its epoch and number, `acked` our latest frame that it acknowledges,
+        `sent` the latest one that left. Old frames of a life of ours before, which
+        somebody repeats, cannot know that number.
         """
+        epoch, number = frame
         known, highest, since = self._twin
+        self._twin_heard_at = now
         if known != epoch:
             self._twin = (epoch, number, now)
+            self._twin_challenge = sent + 1
             return False
         self._twin = (epoch, max(number, highest), since)
         interval_s = self._settings.hello_interval_s
-        if number <= highest or now - since < 0.9 * interval_s:
+        early = number <= highest or now - since < 0.9 * interval_s
+        if early or acked < self._twin_challenge:
             return self.twin_source != ""
         self.conflicts += 1
         self.twin_at, self.twin_source = now, source
@@ -142,11 +154,18 @@ class Membership:
 
     def twin_gone(self, now: float) -> bool:
         """Has the other node of our name fallen silent just now?"""
+        if now - self._twin_heard_at >= self._settings.silence_s:
+            self._twin = (0, 0, 0.0)
         if not self.twin_source or now - self.twin_at < self._settings.silence_s:
             return False
         self.twin_source = ""
         self._twin = (0, 0, 0.0)
         return True
+
+    @property
+    def twin(self) -> tuple[int, int]:
+        """Epoch and highest number of who has our name, zeros if nobody is heard."""
+        return self._twin[:2]
 
     # Until when
 

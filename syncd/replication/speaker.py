@@ -149,6 +149,7 @@ class Speaker:
             keys=self.key_ids,
             way=_LONGEST_WAY,
             hears=self.paths.hears(),
+            acks=self._twin_answer(),
         )
         for peer in self.peers.values():
             for epoch, (_, heard_at) in list(peer.candidates.items()):
@@ -157,12 +158,18 @@ class Speaker:
         known = [p for p in self.peers.values() if p.inbox.epoch or p.candidates]
         return self._hellos_about(hello, known, room)
 
+    def _twin_answer(self) -> tuple[Ack, ...]:
+        """For another node of our name, so that it can tell us from an old frame."""
+        epoch, number = self.membership.twin
+        return (Ack(self.node, epoch, number),) if epoch else ()
+
     def _hellos_about(
         self, hello: Hello, peers: list[Peer], room: int
     ) -> list[tuple[int, Hello]]:
         full = replace(
             hello,
-            acks=tuple(_ack(peer) for peer in peers if peer.inbox.epoch)
+            acks=hello.acks
+            + tuple(_ack(peer) for peer in peers if peer.inbox.epoch)
             + tuple(answer for peer in peers for answer in _answers(peer)),
             services=tuple(
                 Service(

@@ -276,3 +276,21 @@ def test_keys_are_changed_under_load_and_no_frame_is_refused() -> None:
     for engine in talk.engines.values():
         assert all(peer.inbox.lost_frames == 0 for peer in engine.peers.values())
         assert engine.sealer.key_of("b", talk.engines["b"].epoch) in (TWO, b"")
+
+
+@pytest.mark.parametrize("security", [SEALED, PLAIN], ids=["sealed", "plain"])
+def test_our_own_earlier_life_that_is_repeated_is_no_second_node(
+    security: Security,
+) -> None:
+    """Not even for a node that is alone: it stays ready and keeps its role."""
+    talk = Talk("a", security=security)
+    talk.run(20, 0.05)
+    old = recorded(talk, "a")
+    again = talk.start("a", epoch=77)
+    for step in range(400):
+        again.receive(old[step * len(old) // 400], 0, "x", talk.now)
+        talk.turn()
+        talk.now += 0.03
+    assert not again.agreement.membership.twin_source
+    assert again.ready
+    assert not any("calls itself" in text for _, text in again.take_messages())
