@@ -10,7 +10,7 @@ changes: that takes less time than to look a stored hash up, and no memory.
 """
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from xxhash import xxh3_64_intdigest
 
@@ -24,6 +24,7 @@ _PACKED = struct.Struct(f">Q{BUCKETS}I")
 PACKED_BYTES = _PACKED.size
 
 Span = tuple[int, int]  # first and last short name of keys
+Chosen = tuple[int, bytes, bytes]  # hash of the key, key, body
 
 
 class Digest:
@@ -86,17 +87,14 @@ class Digest:
             name = xxh3_64_intdigest(key)
             sums[name >> _BUCKET_SHIFT] -= xxh3_64_intdigest(body, name)
 
-    def recount(self, records: Iterable[tuple[bytes, bytes]], buckets: int) -> int:
-        """Sum up these buckets (a bit set) afresh, over all records.
+    def recount(self, chosen: Iterable[Chosen], buckets: int) -> int:
+        """Sum up these buckets (a bit set) afresh; `chosen` are all their records.
 
         Returns the buckets whose sum was not that of their records.
         """
         fresh = [0] * BUCKETS
-        for key, body in records:
-            name = xxh3_64_intdigest(key)
-            bucket = name >> _BUCKET_SHIFT
-            if buckets >> bucket & 1:
-                fresh[bucket] += xxh3_64_intdigest(body, name)
+        for name, _, body in chosen:
+            fresh[name >> _BUCKET_SHIFT] += xxh3_64_intdigest(body, name)
         wrong = 0
         for bucket in range(BUCKETS):
             if buckets >> bucket & 1:
@@ -131,14 +129,31 @@ class Digest:
         return buckets or ALL_BUCKETS
 
 
+def choose(records: Iterable[tuple[bytes, bytes]], buckets: int) -> list[Chosen]:
+    """Of all records those that are in these buckets (a bit set)."""
+    wanted = [buckets >> bucket & 1 for bucket in range(BUCKETS)]
+    return [
+        (name, key, body)
+        for key, body in records
+        if wanted[(name := xxh3_64_intdigest(key)) >> _BUCKET_SHIFT]
+    ]
+
+
+def named(records: Iterable[tuple[bytes, bytes]]) -> Iterator[Chosen]:
+    """All records, one by one."""
+    for key, body in records:
+        yield xxh3_64_intdigest(key), key, body
+
+
 def short_name(key: bytes) -> int:
     """The upper half of the hash of a key; the keys of a bucket are neighbours."""
     return xxh3_64_intdigest(key) >> _SHORT_SHIFT
 
 
-def short_value(key: bytes, body: bytes) -> int:
-    """The lower half of the hash of a record."""
-    return xxh3_64_intdigest(body, xxh3_64_intdigest(key)) & _SHORT_MASK
+def short_names(record: Chosen) -> tuple[int, int]:
+    """The upper half of the hash of its key, the lower half of its own."""
+    name, _, body = record
+    return name >> _SHORT_SHIFT, xxh3_64_intdigest(body, name) & _SHORT_MASK
 
 
 def bucket_of(name: int) -> int:
@@ -162,5 +177,5 @@ def spans_of(buckets: int) -> list[Span]:
 def sum_of(records: Iterable[tuple[bytes, bytes]]) -> list[int]:
     """The sums over these records, afresh."""
     digest = Digest()
-    digest.recount(records, ALL_BUCKETS)
+    digest.recount(named(records), ALL_BUCKETS)
     return digest.values

@@ -247,8 +247,9 @@ class Agreement(Speaker):
                 self.ack_at = now
             if service.told and peer.inbox.completes(service.told):
                 gone = self._sweep(peer, now)
-                peer.repaired += peer.differing + (gone if peer.inbound_at >= 0 else 0)
-                peer.incident_repaired += peer.differing + gone
+                if peer.incident_at >= 0:
+                    peer.repaired += peer.differing + gone
+                    peer.incident_repaired += peer.differing + gone
                 peer.differing = 0
                 peer.swept = True
                 self.ack_at = now
@@ -280,7 +281,7 @@ class Agreement(Speaker):
                 self.probe_wait_s = self.settings.probe_interval_s
                 self.probe_at = now + self.probe_wait_s
             self._wanted(peer, ack)
-            self.comparison.acknowledged(peer, ack, self.outbox, self.own, now)
+            self.comparison.acknowledged(peer, ack, self.own, now)
 
     def _remembered(self, ack: Ack) -> None:
         """A peer remembers what we were before a restart."""
@@ -326,7 +327,7 @@ class Agreement(Speaker):
             peer.flows.begin_sweep()
             peer.expectations.begin_sweep()
             peer.differing = 0
-        if inbox.begun and peer.inbound_at >= 0:
+        if inbox.begun and peer.incident_at >= 0:
             peer.differing += peer.flows.differing(data.flows)
         if data.flows:
             peer.flows.put(self._fitting(peer, peer.flows, data.flows), now)

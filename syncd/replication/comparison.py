@@ -20,8 +20,8 @@ from syncd.replication.inbox import SATISFIED
 from syncd.replication.location import (
     FAR_APART,
     Lister,
+    audit,
     audit_all,
-    held_records,
     mark_asked,
 )
 from syncd.replication.outbox import Outbox
@@ -114,25 +114,21 @@ class Comparison:
             return math.inf
         return now if self._lister.spans else self._due_at
 
-    def acknowledged(
-        self, peer: Peer, ack: Ack, outbox: Outbox, own: Own, now: float
-    ) -> None:
+    def acknowledged(self, peer: Peer, ack: Ack, own: Own, now: float) -> None:
         """A peer's verdict on its copy of our tables, and what it asks for."""
         if ack.marker > self.marker or ack.verdict == NO_VERDICT:
             return
         if ack.marker > peer.outbound_marker:
             peer.outbound_marker = ack.marker
             peer.outbound_asks = 0
-            self._judged(peer, ack, outbox, own, now)
+            self._judged(peer, ack, now)
         asks = ack.asks
         if ack.marker == peer.outbound_marker and len(asks) > peer.outbound_asks:
             mark_asked(own, set(asks[peer.outbound_asks :]))
             peer.outbound_asks = len(asks)
             self._due_at = min(self._due_at, now)
 
-    def _judged(
-        self, peer: Peer, ack: Ack, outbox: Outbox, own: Own, now: float
-    ) -> None:
+    def _judged(self, peer: Peer, ack: Ack, now: float) -> None:
         peer.outbound_at = now
         if ack.verdict != EQUAL and self.repairs:
             self._due_at = min(self._due_at, now + _RETRY_S)
@@ -142,7 +138,7 @@ class Comparison:
             if peer.outbound_equal:
                 self.differences += 1
             if self.repairs and ack.buckets and not self._lister.spans:
-                self._lister.want(ack.buckets, outbox, own)
+                self._lister.want(ack.buckets)
         peer.outbound_equal = ack.verdict == EQUAL
         peer.outbound_buckets = ack.buckets
 
@@ -190,7 +186,7 @@ class Comparison:
         elif now >= peer.audit_at:
             peer.audit_at = now + records * _AUDIT_RECORD_S
             peer.audit_bucket = (peer.audit_bucket + 1) % BUCKETS
-            peer.held.recount(held_records(peer), 1 << peer.audit_bucket)
+            audit(peer, 1 << peer.audit_bucket)
 
     def _audit_whole(self, peer: Peer, now: float) -> None:
         """Somebody asked for it; a large table takes 0.1 us a record."""

@@ -19,10 +19,13 @@ from typing import TYPE_CHECKING
 
 from syncd.flows.digest import (
     ALL_BUCKETS,
+    Chosen,
     Span,
     bucket_of,
+    choose,
+    named,
     short_name,
-    short_value,
+    short_names,
     spans_of,
 )
 from syncd.flows.own import Own
@@ -44,9 +47,10 @@ FAR_APART = 1024  # records to ask for: a resync is shorter
 def told_records(own: Own) -> Iterator[tuple[bytes, bytes]]:
     """Everything that the frames have told so far."""
     for table in (own.flows, own.expectations):
-        for key in table.bodies:
-            if key not in table.marks:
-                yield key, table.bodies[key]
+        marks = table.marks
+        for record in table.bodies.items():
+            if record[0] not in marks:
+                yield record
         for key, body in table.marks.items():
             if body:
                 yield key, body
@@ -64,10 +68,9 @@ class Lister:
     spans: list[Span] = field(default_factory=list)
     listed: int = 0  # records, in all
 
-    def want(self, buckets: int, outbox: Outbox, own: Own) -> None:
+    def want(self, buckets: int) -> None:
         """Some peer differs in these buckets."""
         self.spans = spans_of(buckets)
-        outbox.told.recount(told_records(own), buckets)
 
     def burst(self, outbox: Outbox, own: Own) -> list[Numbered]:
         """The next inventories, as many as the window has room for."""
@@ -75,7 +78,7 @@ class Lister:
         capacity = max((outbox.payload_bytes - _ENVELOPE_BYTES) // _ENTRY.size, 1)
         if room <= 0:
             return []
-        records = sorted(self._wanted(own))
+        records = sorted(self._wanted(outbox, own))
         frames = []
         while self.spans and room:
             first, last = self.spans[0]
@@ -94,16 +97,18 @@ class Lister:
                 del self.spans[0]
         return frames
 
-    def _wanted(self, own: Own) -> Iterator[tuple[int, int]]:
-        """Short name and value of what was told, in the spans that are left."""
+    def _wanted(self, outbox: Outbox, own: Own) -> list[tuple[int, int]]:
+        """Short names of what was told, in the buckets that are left.
+
+        Their sums are counted afresh by the way.
+        """
         buckets = 0
         for first, last in self.spans:
             for bucket in range(bucket_of(first), bucket_of(last) + 1):
                 buckets |= 1 << bucket
-        for key, body in told_records(own):
-            name = short_name(key)
-            if buckets >> bucket_of(name) & 1:
-                yield name, short_value(key, body)
+        chosen = choose(told_records(own), buckets)
+        outbox.told.recount(chosen, buckets)
+        return [short_names(record) for record in chosen]
 
 
 def _packed(outbox: Outbox, span: Span, entries: Iterable[tuple[int, int]]) -> Numbered:
@@ -126,7 +131,7 @@ class Inquiry:
     """The holder's side, about one peer's tables."""
 
     asks: list[int] = field(default_factory=list)  # in this round
-    _index: dict[int, list[tuple[bytes, bytes]]] = field(default_factory=dict)
+    _index: dict[int, list[Chosen]] = field(default_factory=dict)
     _frame: int = 0  # number of the latest inventory
 
     def begin_round(self) -> None:
@@ -153,9 +158,9 @@ class Inquiry:
         for name, records in self._index.items():
             if first <= name <= last:
                 if name not in theirs:
-                    extra += [key for key, _ in records]
+                    extra += [key for _, key, _ in records]
                     continue
-                ours = sorted(short_value(key, body) for key, body in records)
+                ours = sorted(short_names(record)[1] for record in records)
                 if ours != sorted(theirs[name]):
                     asks.append(name)
         asks += [name for name in theirs if name not in self._index]
@@ -166,12 +171,10 @@ class Inquiry:
 
     def _look_through(self, peer: "Peer", buckets: int) -> None:
         """Our records in these buckets; their sums are counted afresh."""
-        peer.held.recount(held_records(peer), buckets)
+        chosen = audit(peer, buckets)
         self._index = {}
-        for key, body in held_records(peer):
-            name = short_name(key)
-            if buckets >> bucket_of(name) & 1:
-                self._index.setdefault(name, []).append((key, body))
+        for record in chosen:
+            self._index.setdefault(short_names(record)[0], []).append(record)
 
     def first_asks(self, payload_bytes: int) -> tuple[int, ...]:
         """The names to ask for, as many as a HELLO carries."""
@@ -179,6 +182,13 @@ class Inquiry:
         return tuple(self.asks[: min(max(room, 8), _ASKS_LIMIT)])
 
 
-def audit_all(peer: "Peer") -> int:
-    """Count a small table afresh: a record that changed in silence shows."""
-    return peer.held.recount(held_records(peer), ALL_BUCKETS)
+def audit_all(peer: "Peer") -> None:
+    """Count all buckets afresh."""
+    peer.held.recount(named(held_records(peer)), ALL_BUCKETS)
+
+
+def audit(peer: "Peer", buckets: int) -> list[Chosen]:
+    """Count buckets afresh: a record that changed in silence shows. Their records."""
+    chosen = choose(held_records(peer), buckets)
+    peer.held.recount(chosen, buckets)
+    return chosen

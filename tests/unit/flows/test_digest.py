@@ -76,8 +76,10 @@ def test_what_differs_is_told_by_bucket() -> None:
 def test_a_body_that_changed_in_silence_is_found_when_its_bucket_is_recounted() -> None:
     table = Table()
     table.put([flow_key(1), flow_body(1), flow_key(2), flow_body(2)], 1.0)
-    assert table.digest.recount(table.bodies.items(), digest.ALL_BUCKETS) == 0
+    everything = digest.choose(table.bodies.items(), digest.ALL_BUCKETS)
+    assert table.digest.recount(everything, digest.ALL_BUCKETS) == 0
     table.bodies[flow_key(2)] = flow_body(2, 61)
     bucket = 1 << digest.bucket_of(digest.short_name(flow_key(2)))
-    assert table.digest.recount(table.bodies.items(), bucket) == bucket
+    chosen = digest.choose(table.bodies.items(), bucket)
+    assert table.digest.recount(chosen, bucket) == bucket
     assert table.digest.values == sum_of(table.bodies.items())
