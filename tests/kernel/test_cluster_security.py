@@ -392,7 +392,8 @@ def test_an_ordinary_user_with_one_capability_runs_the_daemon(
             assert "Traceback" not in first.log + second.log
             for node in made.nodes:
                 warned = [line for line in node.log.splitlines() if "WARNING" in line]
-                assert not warned, warned
+                started = "no link is active"  # until the interfaces are known
+                assert all(started in line for line in warned), warned
     finally:
         for file in directory.iterdir():
             file.unlink()
