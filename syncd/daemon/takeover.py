@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 
 from syncd.config import CommitConfig
 from syncd.daemon.listener import Listener
@@ -18,6 +18,7 @@ from syncd.flows.batch import TimedRecord
 from syncd.flows.commit import CommitPlan, Result
 from syncd.flows.committed import SETTLED_S, Committed, Records
 from syncd.flows.selection import select
+from syncd.flows.table import Table
 from syncd.kernel import host
 from syncd.kernel.requests import RequestSocket, carry_out
 from syncd.replication.engine import ReplicationEngine
@@ -48,7 +49,7 @@ class Takeover:
         self._forgetting: asyncio.TimerHandle | None = None
 
     async def commit(self, peers: list[Peer], *, take_held: bool = False) -> Result:
-        """Commit these peers' tables; of one key the highest claim counts.
+        """Commit these peers' tables; of one key the highest claim, the newest counts.
 
         `peers` are in that order. Their records that this kernel has of a higher claim
         are left alone. `take_held` adds the own records whose end is held back.
@@ -60,14 +61,16 @@ class Takeover:
         await self._listener.catch_up()
         own, claim = self._engine.own, self._engine.roles.claim
         releasing = take_held and bool(own.flows.held or own.expectations.held)
-        told = [
-            (table, peer.claim < claim)
-            for peer in peers
-            for table in (peer.flows, peer.departed)
-        ]
-        flows = select(told, own.flows, began, take_held=take_held)
+        told, ranks = _ranked_flows(peers, claim)
+        flows = select(told, own.flows, began, take_held=take_held, ranks=ranks)
         told = [(peer.expectations, peer.claim < claim) for peer in peers]
-        expectations = select(told, own.expectations, began, take_held=take_held)
+        expectations = select(
+            told,
+            own.expectations,
+            began,
+            take_held=take_held,
+            ranks=[peer.claim for peer in peers],
+        )
         held: Mapping[bytes, bytes] = own.flows.bodies
         if own.flows.held:  # our kernel has forgotten these
             held = {key: held[key] for key in held.keys() - own.flows.held.keys()}
@@ -153,3 +156,20 @@ class Takeover:
         """Nothing is settled any more: free the memory."""
         self._committed.forget()
         self._engine.own.flows.disturbed = None
+
+
+def _ranked_flows(
+    peers: list[Peer], claim: int
+) -> tuple[list[tuple[Table, bool]], list[int]]:
+    """Tables of flows, the highest claim first; peers of one claim share a rank.
+
+    What is kept of flows that died with an address counts below their tables.
+    """
+    told: list[tuple[Table, bool]] = []
+    ranks: list[int] = []
+    for at, group in groupby(peers, key=lambda peer: peer.claim):
+        same = list(group)
+        told += [(peer.flows, at < claim) for peer in same]
+        told += [(peer.departed, at < claim) for peer in same]
+        ranks += [2 * at + 1] * len(same) + [2 * at] * len(same)
+    return told, ranks

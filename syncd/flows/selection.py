@@ -6,11 +6,15 @@ done here for each record but a copy of references; records are made when they a
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import chain, compress
+from itertools import chain, combinations, compress, groupby
 
+from syncd.errors import RecordError
+from syncd.flows import nla
 from syncd.flows.batch import TimedRecord
+from syncd.flows.record import CTA_EXPECT_TIMEOUT, CTA_STATUS, CTA_TIMEOUT
 from syncd.flows.table import OwnTable, Table
 
+_ASSURED = 0x4  # include/uapi/linux/netfilter/nf_conntrack_common.h
 _Part = tuple[Sequence[bytes], Sequence[bytes], Sequence[float]]
 
 
@@ -40,23 +44,28 @@ def select(
     now: float,
     *,
     take_held: bool = False,
+    ranks: Sequence[int] = (),
 ) -> Selection:
     """What the tables hold; of one key the first table that has it counts.
 
+    Tables of the same rank stand side by side: of one key the newest body counts (see
+    docs/adr/0008). Without `ranks` each table has its own.
     The flag of a table says that own records are newer than its. `take_held` adds the
     own records whose end is held back and of which no table tells.
     """
     parts: list[_Part] = []
     taken: set[bytes] = set()
     filled = [table for table, _ in tables if table.bodies]
-    for table, outdated in tables:
+    beaten = _beaten(tables, ranks)
+    for at, (table, outdated) in enumerate(tables):
         if outdated:
             taken |= own.bodies.keys() - own.held.keys()
         if not table.bodies:
             continue
         keys, bodies, told_s = table.snapshot()
-        if taken:
-            free = [key not in taken for key in keys]
+        if taken or beaten.get(at):
+            older = beaten.get(at, ())
+            free = [key not in taken and key not in older for key in keys]
             keys, bodies = list(compress(keys, free)), list(compress(bodies, free))
             told_s = list(compress(told_s, free))
         parts.append((keys, bodies, told_s))
@@ -66,3 +75,39 @@ def select(
         lost = [k for k in own.held if not any(k in table.bodies for table in filled)]
         parts.append((lost, [own.bodies[key] for key in lost], [now] * len(lost)))
     return Selection(parts, now)
+
+
+def _beaten(
+    tables: Sequence[tuple[Table, bool]], ranks: Sequence[int]
+) -> dict[int, set[bytes]]:
+    """Keys of each table (by place) of which a table of its rank has a newer body."""
+    beaten: dict[int, set[bytes]] = {}
+    for _, group in groupby(range(len(ranks)), key=ranks.__getitem__):
+        for first, second in combinations(group, 2):
+            one, other = tables[first][0], tables[second][0]
+            for key in one.bodies.keys() & other.bodies.keys():
+                newer = _is_newer(
+                    (other.told_s[key], other.bodies[key]),
+                    (one.told_s[key], one.bodies[key]),
+                )
+                beaten.setdefault(first if newer else second, set()).add(key)
+    return beaten
+
+
+def _is_newer(one: tuple[int, bytes], other: tuple[int, bytes]) -> bool:
+    """By the second at which a body came; if that is the same, by what it says."""
+    if one[0] != other[0]:
+        return one[0] > other[0]
+    return _standing(one[1]) > _standing(other[1])
+
+
+def _standing(body: bytes) -> tuple[bool, int]:
+    """Is the flow assured, and the seconds that it had left when it was told."""
+    try:
+        attributes = nla.values(body)
+    except RecordError:
+        return False, 0
+    if CTA_EXPECT_TIMEOUT in attributes and CTA_TIMEOUT not in attributes:
+        return False, int.from_bytes(attributes[CTA_EXPECT_TIMEOUT])
+    status = int.from_bytes(attributes.get(CTA_STATUS, b""))
+    return bool(status & _ASSURED), int.from_bytes(attributes.get(CTA_TIMEOUT, b""))

@@ -1,5 +1,6 @@
 """What a commit is about: each key once, of the table that counts most."""
 
+from syncd.flows.nla import tlv
 from syncd.flows.selection import select
 from syncd.flows.table import OwnTable, Table
 
@@ -79,3 +80,55 @@ def test_held_records_are_taken_when_nobody_tells_of_them() -> None:
     assert list(select(tables, own, 10.0)) == [(K1, b"told", 0.0)]
     with_held = list(select(tables, own, 10.0, take_held=True))
     assert with_held == [(K1, b"told", 0.0), (K2, b"own", 0.0)]
+
+
+def flow(status: int, seconds: int) -> bytes:
+    return tlv(2, b"reply") + tlv(3, status.to_bytes(4)) + tlv(7, seconds.to_bytes(4))
+
+
+def chosen(first: Table, second: Table, ranks: tuple[int, ...]) -> dict[bytes, bytes]:
+    tables = [(first, False), (second, False)]
+    found = list(select(tables, OwnTable(), 99.0, ranks=ranks))
+    bodies = {key: body for key, body, _ in found}
+    assert len(bodies) == len(found)
+    return bodies
+
+
+def test_of_one_rank_the_body_that_changed_later_counts() -> None:
+    first = told({K1: b"old1", K2: b"new1", K3: b"only"})
+    second = told({K1: b"new2", K2: b"old2", K4: b"only"}, 20.0)
+    first.put([K2, b"newest"], 30.0)
+    expected = {K1: b"new2", K2: b"newest", K3: b"only", K4: b"only"}
+    assert chosen(first, second, (5, 5)) == expected
+    assert chosen(second, first, (5, 5)) == expected
+
+
+def test_a_higher_rank_counts_before_a_newer_body() -> None:
+    first, second = told({K1: b"claim 7"}), told({K1: b"claim 3"}, 20.0)
+    assert chosen(first, second, (7, 3)) == {K1: b"claim 7"}
+
+
+def test_a_body_that_is_told_again_is_not_newer() -> None:
+    first, second = told({K1: b"first"}), told({K1: b"second"}, 20.0)
+    first.put([K1, b"first"], 30.0)  # a resync
+    assert chosen(first, second, (5, 5)) == {K1: b"second"}
+
+
+def test_at_the_same_time_the_assured_flow_and_then_the_longer_timer_counts() -> None:
+    fresh, assured = flow(0x188, 400), flow(0x18E, 100)
+    longer = flow(0x18E, 101)
+    for one, other, best in (
+        (fresh, assured, assured),
+        (assured, longer, longer),
+        (b"\1\0", assured, assured),
+    ):
+        assert chosen(told({K1: one}), told({K1: other}), (0, 0)) == {K1: best}
+        assert chosen(told({K1: other}), told({K1: one}), (0, 0)) == {K1: best}
+    equal = chosen(told({K1: assured}), told({K1: assured + b""}), (0, 0))
+    assert equal == {K1: assured}
+
+
+def test_of_three_tables_one_counts() -> None:
+    tables = [(told({K1: bytes([at])}, float(at)), False) for at in (10, 30, 20)]
+    found = [body for _, body, _ in select(tables, OwnTable(), 99.0, ranks=(1, 1, 1))]
+    assert found == [bytes([30])]
