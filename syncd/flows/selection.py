@@ -49,7 +49,7 @@ def select(
     """What the tables hold; of one key the first table that has it counts.
 
     Tables of the same rank stand side by side: of one key the newest body counts (see
-    docs/adr/0008). Without `ranks` each table has its own.
+    docs/adr/0011). Without `ranks` each table has its own.
     The flag of a table says that own records are newer than its. `take_held` adds the
     own records whose end is held back and of which no table tells.
     """

@@ -289,12 +289,14 @@ class ReplicationEngine:
         agreement = self.agreement
         hellos: list[tuple[int, Hello]] = []
         probe = self._probe_due(now)
-        if probe or now >= agreement.hello_at or now >= agreement.ack_at:
+        due = max(min(agreement.hello_at, agreement.ack_at), agreement.quiet_until)
+        if probe or now >= due:
             room = self.departure.room(self.node, self.paths.usable)
             reply = probe or not self.outbox.acked
             hellos = agreement.hellos(reply, now, room)
             agreement.told_at = now
             agreement.hello_at = now + self.settings.hello_interval_s
+            agreement.quiet_until = now + self.settings.hello_gap_s * len(self.peers)
             agreement.ack_at = math.inf
             agreement.unacknowledged_frames = 0
         return hellos
@@ -307,7 +309,7 @@ class ReplicationEngine:
             agreement.probe_wait_s = self.settings.probe_interval_s
         elif agreement.probe_at == math.inf:
             agreement.probe_at = now + agreement.probe_wait_s
-        elif now >= agreement.probe_at:
+        elif now >= max(agreement.probe_at, agreement.quiet_until):
             interval = self.settings.hello_interval_s
             agreement.probe_wait_s = min(2 * agreement.probe_wait_s, interval)
             agreement.probe_at = now + agreement.probe_wait_s
@@ -334,13 +336,13 @@ class ReplicationEngine:
         """When `tick` and `send` are due again, on the caller's clock."""
         if self._work_waits():
             return self._now
-        due = min(
-            self.agreement.hello_at, self.agreement.ack_at, self.agreement.probe_at
-        )
+        agreement = self.agreement
+        due = min(agreement.hello_at, agreement.ack_at, agreement.probe_at)
+        due = max(due, agreement.quiet_until)
         if self._pace.watching:
             due = min(due, self._now + self.settings.slow_peer_s / 4)
         if self.outbox.acked:
-            due = min(due, self.agreement.refresh.deadline())
+            due = min(due, agreement.refresh.deadline())
         silence = self.settings.silence_s
         for peer in self.peers.values():
             if peer.live:

@@ -15,6 +15,7 @@ class Settings:
     refresh_interval_s: float = 60.0  # in which everything is told once
     expire_s: float = 180.0  # in which everything has to be told at least once
     hello_interval_s: float = 0.5
+    hello_gap_s: float = 0.002  # for each other node, at least between two HELLOs
     silence_s: float = 3.0  # after which a peer counts as lost
     ready_timeout_s: float = 60.0  # after which a node is ready though something lacks
     window_frames: int = 256  # unacknowledged at most

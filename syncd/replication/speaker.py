@@ -54,6 +54,7 @@ class Speaker:
         self.key_ids: tuple[bytes, ...] = ()  # that frames are opened with here
         self.told_at = -math.inf  # when the latest HELLO left
         self.hello_at = now  # when the next HELLO is due
+        self.quiet_until = now  # no HELLO before that, whatever there is to say
         self.ack_at = math.inf  # when an acknowledgement is due, with a HELLO
         self.probe_at = math.inf  # when somebody should have acknowledged
         self.probe_wait_s = settings.probe_interval_s
