@@ -141,6 +141,12 @@ async def test_a_watch_tells_of_coming_changing_going_and_coming_again(
         assert by_address.index == first.index
         lab.link(box, "eth0", "mtu", "1300")
         assert await until_seen("eth0", usable=True, mtu=1300)
+        lab.link(box, "eth0", "mtu", "9000")
+        assert await until_seen("eth0", usable=True, mtu=9000)
+        lab.link(box, "eth0", "mtu", "1300")
+        assert await until_seen("eth0", usable=True, mtu=1300)
+        run_in(box, "ip", "address", "del", "10.1.0.1/24", "dev", "eth0")
+        assert await until_seen("10.1.0.1", usable=False) is None
         lab.link(far, "eth0", "down")
         without_carrier = await until_seen("eth0", usable=False, mtu=1300)
         assert without_carrier is not None

@@ -1,5 +1,6 @@
 """Engines with several links between them: no flow is lost when one of them fails."""
 
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -25,8 +26,8 @@ class Wired(Talk):
 
     def plug(self) -> None:
         for engine in self.engines.values():
-            for place in range(self.wires):
-                size = self.sizes.get(place, self.settings.frame_bytes)
+            for place, wire in enumerate(self.order(engine.node)):
+                size = self.sizes.get(wire, self.settings.frame_bytes)
                 engine.link_changed(place, usable=True, frame_bytes=size)
 
     def turn(self) -> None:
@@ -161,3 +162,31 @@ def test_a_new_life_is_found_by_whichever_link_it_is_heard_on(wired: Wired) -> N
     wired.plug()
     wired.run(3)
     assert flow_key(1) in wired.copy("b", "a")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_links_that_flap_in_any_direction_leave_equal_tables(seed: int) -> None:
+    rng = random.Random(seed)
+    names = ("a", "b", "c")[: rng.choice((2, 2, 3))]
+    wired = Wired(*names, wires=rng.choice((2, 3)))
+    wired.sizes = {wire: rng.choice((548, 1400)) for wire in range(wired.wires)}
+    orders = [rng.sample(range(wired.wires), wired.wires) for _ in names]
+    wired.orders = dict(zip(names, orders, strict=True))
+    wired.plug()
+    pairs = [(one, other) for one in names for other in names if one != other]
+    for step in range(20):
+        for _ in range(rng.randrange(4)):
+            wired.cuts ^= {(rng.randrange(wired.wires), *rng.choice(pairs))}
+        if rng.random() < 0.2:
+            name, place = rng.choice(names), rng.randrange(wired.wires)
+            size = wired.sizes[wired.order(name)[place]]
+            usable = rng.random() < 0.5
+            wired.engines[name].link_changed(place, usable=usable, frame_bytes=size)
+        put(wired.engines[rng.choice(names)].own, *range(100 * step, 100 * step + 50))
+        wired.run(rng.choice((0.1, 0.5, 1.5)), 0.02)
+    wired.cuts.clear()
+    wired.plug()
+    wired.run(5, 0.02)
+    for one, other in pairs:
+        assert wired.copy(one, other) == wired.own(other), (one, other)
+        assert wired.engines[one].peers[other].state is PeerState.IN_STEP
