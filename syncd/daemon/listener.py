@@ -97,7 +97,7 @@ class Listener:
         self._behind = self._behind + 1 if behind else 0
         if count and not behind:
             self._after()
-        if count == 0:
+        if count == 0 and not self._engine.own.lookups:
             self._loop.add_reader(self._events.fileno(), self._wake)
         else:
             self._timer = self._loop.call_later(self._rest_s(count), self._visit)
@@ -162,7 +162,8 @@ class Listener:
             await self.read_kernel()
 
     async def _drain_all(self) -> None:
-        while self.drain() == _DRAIN_LIMIT:  # noqa: ASYNC110 - not a wait
+        lookups = self._engine.own.lookups
+        while self.drain() == _DRAIN_LIMIT or lookups:  # noqa: ASYNC110 - not a wait
             await asyncio.sleep(0)
 
     async def _heal(self) -> None:

@@ -6,6 +6,7 @@ asks for more flows than the few thousand of a normal run.
 """
 
 import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -43,6 +44,19 @@ def pair(lab: Lab, tmp_path: Path) -> Iterator[tuple[Cluster, mixture.Roads]]:
 
 def _sample(wrong: list[str]) -> str:
     return f"{len(wrong)} differences\n" + "\n".join(wrong[:12])
+
+
+def test_what_many_expectations_change_without_an_event_is_looked_up_in_time(
+    pair: tuple[Cluster, mixture.Roads],
+) -> None:
+    """More flows to look up than one visit does, and nothing that wakes it again."""
+    made, roads = pair
+    first, second = made.nodes
+    first.send_signal(signal.SIGSTOP)
+    mixture.play(roads, first.namespace, mixture.ftp_talks(2600))
+    first.send_signal(signal.SIGCONT)
+    first.wait(lambda status: status["ready"], "it works again")
+    cluster.wait_until_equal(first, second, IN_STEP_S)
 
 
 def test_flows_of_every_kind_are_replicated_and_committed_exactly(

@@ -155,21 +155,22 @@ class Watch:
                 self._kernel.popleft()
             for sample in waiting:
                 self._judge(sample)
-        self._claims_of_source()
+        claimed = self._claims_of_source()
         for node in self.standbys:
             self._claims_of_standby(node)
-
-    def _claims_of_source(self) -> None:
-        status = self._status(self.source)
-        if status is None:
-            return
-        for row in status["peers"]:
-            mute_s = time.monotonic() - self._mute.get(row["node"], math.inf)
-            if row["verified"] and mute_s > LAG_S:
+        for name in claimed & self._mute.keys():
+            mute_s = now - self._mute[name]
+            if mute_s > LAG_S:
                 self._lie(
-                    f"{self.source.name} calls {row['node']} verified, which has not "
-                    f"answered for {mute_s:.1f} s"
+                    f"{self.source.name} calls {name} verified, which has not answered "
+                    f"for {mute_s:.1f} s"
                 )
+
+    def _claims_of_source(self) -> set[str]:
+        """Whose copies the node with the traffic calls verified."""
+        status = self._status(self.source)
+        rows = status["peers"] if status is not None else []
+        return {row["node"] for row in rows if row["verified"]}
 
     def _claims_of_standby(self, node: Node) -> None:
         status = self._status(node)
