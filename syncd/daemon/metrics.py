@@ -61,11 +61,13 @@ def _lines(status: Mapping[str, object]) -> Iterator[str]:
         if peer["last_verified_s"] is not None
     ]
     yield from _family("peer_last_verified_seconds", "gauge", proven)
-    for name in ("differences", "repaired"):
+    for name in ("differences", "repaired", "suspensions", "overflow"):
         samples = [(_labels(peer=peer["node"]), str(peer[name])) for peer in peers]
         yield from _family(f"peer_{name}_total", "counter", samples)
     verified = [(_labels(peer=p["node"]), _flag(p["verified"])) for p in peers]
     yield from _family("peer_verified", "gauge", verified)
+    for name, count in _mapping(status["cluster"]).items():
+        yield from _family(f"cluster_{name}_total", "counter", [("", str(count))])
     yield from _link_lines(_rows(status["links"]))
 
 
