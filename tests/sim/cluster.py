@@ -13,9 +13,10 @@ from syncd.flows.own import EARLY_END_S
 
 from tests.sim.clock import Clock
 from tests.sim.decode import expectation_facts, flow_facts
-from tests.sim.network import ModelNetwork
+from tests.sim.faults import Fault
+from tests.sim.network import ModelNetwork, Weather
 from tests.sim.node import SimulatedNode
-from tests.sim.plan import Fault, Plan
+from tests.sim.plan import Plan
 from tests.sim.watch import Violation, Watch
 from tests.sim.workload import Workload
 
@@ -24,6 +25,7 @@ _STEP_S = 0.05
 _REST_S = 1.5
 _REST_PUMPS = 400  # of one node in `_REST_S`
 _LOG_LINES = 40
+_STORM = Weather(loss=0.9, duplication=0.5, jitter_s=0.05, corruption=0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Report:
     datagrams: int
     flows: int
     losses: int
+    trail_s: float  # of the copies of a node that was ready, at worst
 
 
 class Cluster:
@@ -45,7 +48,8 @@ class Cluster:
         self.clock = Clock()
         self.rng = random.Random(plan.seed ^ 0x5EED)
         self.network = ModelNetwork(self.clock, random.Random(plan.seed ^ 0xCAB1E))
-        self.watch = Watch()
+        self.network.sealed = plan.security.mode == "enforce"
+        self.watch = Watch(self.clock)
         self.nodes: dict[str, SimulatedNode] = {}
         self.workloads: dict[str, Workload] = {}
         for index, name in enumerate(plan.nodes):
@@ -93,17 +97,20 @@ class Cluster:
         self.start()
         for fault in plan.faults:
             clock.at(begin + fault.at_s, lambda fault=fault: self.apply(fault))  # type: ignore[misc] # mypy and default arguments
-        last = max((f.at_s + f.for_s for f in plan.faults), default=0.0)
+        last = max((fault.until_s for fault in plan.faults), default=0.0)
         clock.run_until(begin + plan.load_s)
         self.stop_load()
         clock.run_until(max(clock.now, begin + last + 0.01))
         self.network.heal()
         for node in self.nodes.values():
             node.faulty = False
-        if plan.roles:
-            self._give_one_the_traffic()
+        if plan.primaries:
+            self._give_the_traffic(plan.primaries)
         settled_s = self.settle(plan.settle_s)
         self.rest()
+        for node in self.nodes.values():
+            self.watch.thorough(node)
+            self.watch.peers(node)
         kernels = [node.kernel for node in self.nodes.values()]
         return Report(
             settled_s=settled_s,
@@ -111,6 +118,7 @@ class Cluster:
             datagrams=self.network.datagrams,
             flows=sum(len(kernel.flows) for kernel in kernels),
             losses=sum(node.losses for node in self.nodes.values()),
+            trail_s=self.watch.longest_trail_s,
         )
 
     def start(self) -> None:
@@ -125,13 +133,14 @@ class Cluster:
         for workload in self.workloads.values():
             workload.stop()
 
-    def _give_one_the_traffic(self) -> None:
-        """The last word on roles: one is primary, what was held back is let go."""
+    def _give_the_traffic(self, primaries: int) -> None:
+        """The last word on roles; what was held back is let go."""
         self.clock.run_until(self.clock.now + 10.0)  # stragglers included
         for node in self.nodes.values():
             node.command("demote")
         self.clock.run_until(self.clock.now + 1.5)
-        self.rng.choice(list(self.nodes.values())).command("promote")
+        for name in self.rng.sample(list(self.nodes), primaries):
+            self.nodes[name].command("promote")
 
     # Faults
 
@@ -152,19 +161,29 @@ class Cluster:
                     self.clock.after(fault.for_s, node.start)
             case "pause":
                 node.pause(fault.for_s)
+            case "jump":
+                node.jump(fault.for_s)
+            case "burst":
+                self._burst(fault)
             case "flip" | "drop" | "add":
                 node.corrupt(fault.what, fault.who[1])
             case "cut":
-                self._cut(fault, (fault.who, fault.who[::-1]))
+                self._cut(fault.for_s, (fault.who, fault.who[::-1]))
             case "deafen":
-                self._cut(fault, (fault.who,))
+                self._cut(fault.for_s, (fault.who,))
+            case "mute":
+                self._cut(fault.for_s, tuple((fault.who[0], name) for name in others))
             case "isolate":
                 pairs = [(fault.who[0], name) for name in others]
-                self._cut(fault, (*pairs, *((b, a) for a, b in pairs)))
+                self._cut(fault.for_s, (*pairs, *((b, a) for a, b in pairs)))
+            case "flap":
+                self._flap(fault, self.clock.now + fault.for_s)
+            case "storm":
+                self._storm(fault.who[0], fault.who[1], fault.for_s)
             case word:
                 node.command(word)
 
-    def _cut(self, fault: Fault, paths: tuple[tuple[str, ...], ...]) -> None:
+    def _cut(self, for_s: float, paths: tuple[tuple[str, ...], ...]) -> None:
         for source, target in paths:
             self.network.cut(source, target)
 
@@ -172,7 +191,26 @@ class Cluster:
             for source, target in paths:
                 self.network.mend(source, target)
 
-        self.clock.after(fault.for_s, mend)
+        self.clock.after(for_s, mend)
+
+    def _storm(self, source: str, target: str, for_s: float) -> None:
+        self.network.set_path(source, target, _STORM)
+        calm = self.plan.weather
+        self.clock.after(for_s, lambda: self.network.set_path(source, target, calm))
+
+    def _flap(self, fault: Fault, until: float) -> None:
+        """Down for a moment, up for a moment, and so on."""
+        if self.clock.now >= until:
+            return
+        period_s = self.rng.uniform(0.01, 0.6)
+        self._cut(period_s, (fault.who,))
+        self.clock.after(period_s * 2, lambda: self._flap(fault, until))
+
+    def _burst(self, fault: Fault) -> None:
+        """More events at once than a small queue holds."""
+        workload = self.workloads[fault.who[0]]
+        for _ in range(self.rng.choice((30, 100))):
+            workload.open_one()
 
     # The reckoning
 

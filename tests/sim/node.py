@@ -16,15 +16,16 @@ from syncd.replication.engine import ReplicationEngine
 from syncd.replication.seal import Security
 from syncd.replication.settings import Settings
 
-from tests.sim.clock import Action, Clock
+from tests.sim.clock import Action, Clock, LocalClock
 from tests.sim.kernel import Chunk, ModelKernel, Place
-from tests.sim.network import ModelNetwork
+from tests.sim.network import ModelNetwork, Parcel
 from tests.sim.watch import Violation, Watch
 
 _FIRST: Place = (-1, b"")
 _AT_ONCE_LIMIT = 200  # sends at one instant before it counts as a busy loop
 _STORM_LIMIT = 5000  # wake-ups of one node within one virtual second
-_RECEIVE_LIMIT = 4096  # datagrams in the socket buffer of a paused node
+_SAME_S = 1e-9
+_SOCKET_OVERHEAD = 512  # bytes that the kernel accounts beside a small datagram
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,9 @@ class Habits:
     chunk: int = 40
     chunk_gap_s: float = 0.002
     dump_failure: float = 0.0  # share of the chunks
+    receive_bytes: int = 1 << 20  # in the socket buffer of a node that is paused
+    clock_origin: float = 1000.0  # what its own clock shows at the beginning
+    clock_rate: float = 1.0  # its seconds in one of the world's
 
 
 class SimulatedNode:
@@ -66,13 +70,15 @@ class SimulatedNode:
         self.log: list[str] = []
         self.faulty = True  # may reads of the kernel fail?
         self.uncertain = True  # have events been lost that no dump has made good?
+        self.local = LocalClock(clock, habits.clock_origin, habits.clock_rate)
         self._clock = clock
         self._network = network
         self._rng = rng
         self._watch = watch
         self._life = 0
         self._paused = False
-        self._arrived: deque[tuple[bytes, str]] = deque()
+        self._arrived: deque[Parcel] = deque()
+        self._arrived_bytes = 0
         self._drain_due = False
         self._dumping = False
         self._dumped = False
@@ -87,11 +93,17 @@ class SimulatedNode:
         assert self.engine is not None, f"{self.name} is down"
         return self.engine
 
+    @property
+    def paused(self) -> bool:
+        """Does it get no CPU?"""
+        return self._paused
+
     def start(self) -> None:
         """A new life: subscribe, then read the kernel's table."""
-        now = self._clock.now
+        now = self.local.now
         self._life += 1
         self._arrived.clear()
+        self._arrived_bytes = 0
         self._drain_due = self._dumping = self._dumped = self._paused = False
         self._wake_at = 0.0
         self.uncertain = True
@@ -127,7 +139,7 @@ class SimulatedNode:
         if self.engine is None or self._paused:
             return
         self._note(word)
-        now = self._clock.now
+        now = self.local.now
         match word:
             case "promote":
                 self.engine.promote(now)
@@ -169,31 +181,50 @@ class SimulatedNode:
             table.bodies[key] = body[:-1] + bytes((body[-1] ^ 1,))
             table.told_s.setdefault(key, 0)
 
-    def arrive(self, datagram: bytes, source: str) -> None:
+    def jump(self, seconds: float) -> None:
+        """Its clock is further on than it was, all at once."""
+        self.local.jump(seconds)
+        self._note(f"its clock jumps by {seconds:.1f} s")
+        if self.engine is not None and not self._paused:
+            self._wake_at = 0.0
+            self._pump()
+
+    def arrive(self, parcel: Parcel) -> None:
         """A datagram is in the socket."""
         if self.engine is None:
             return
         if self._paused:
-            if len(self._arrived) < _RECEIVE_LIMIT:
-                self._arrived.append((datagram, source))
+            size = len(parcel.datagram) + _SOCKET_OVERHEAD
+            if self._arrived_bytes + size <= self.habits.receive_bytes:
+                self._arrived.append(parcel)
+                self._arrived_bytes += size
             return
-        self._receive(datagram, source)
+        self._receive(parcel)
         self._pump()
 
-    def _receive(self, datagram: bytes, source: str) -> None:
-        engine = self.running
-        refused = engine.receive(datagram, 0, source, self._clock.now)
+    def _receive(self, parcel: Parcel) -> None:
+        engine, source = self.running, parcel.source
+        refused = engine.receive(parcel.datagram, parcel.wire, source, self.local.now)
+        if not parcel.intact:
+            if refused is None:
+                raise Violation(f"{self.name} took a damaged frame of {source}")
+            return  # what was refused has changed nothing
         if refused == "replay" and engine.sealing:
             refused = None  # the network has doubled it
         if refused is not None and source != self.name:
             raise Violation(f"{self.name} refused a frame of {source}: {refused}")
-        self._watch.peers(self)
+        self._watch.peers(self, source)
         self._watch.own(self)
 
     def _resume(self) -> None:
+        """What comes first then, a timer or a socket, nobody knows."""
         self._paused = False
-        while self._arrived:
-            self._receive(*self._arrived.popleft())
+        if self._rng.random() < 0.5:
+            self._pump()
+        arrived, self._arrived = self._arrived, deque()
+        self._arrived_bytes = 0
+        for parcel in arrived:
+            self._receive(parcel)
         self._drain()
 
     # The kernel's side
@@ -218,7 +249,7 @@ class SimulatedNode:
         queue = self.kernel.queue
         events = queue.drain(self.habits.drain_limit)
         if events:
-            self.running.kernel_events(events, self._clock.now)
+            self.running.kernel_events(events, self.local.now)
             self._look_up()
             self._watch.own(self)
         losses = queue.check_losses()
@@ -250,7 +281,7 @@ class SimulatedNode:
         found = (self.kernel.get(key) for key in engine.take_lookups())
         replies = [reply for reply in found if reply is not None]
         if replies:
-            engine.kernel_events(replies, self._clock.now)
+            engine.kernel_events(replies, self.local.now)
 
     def _begin_dump(self) -> None:
         if self._dumping:
@@ -266,7 +297,7 @@ class SimulatedNode:
             return
         self._drain_all()
         self._dumped = True  # unless something is lost until its end
-        self.running.begin_dump(self._clock.now)
+        self.running.begin_dump(self.local.now)
         self._read_chunk("flows", self.kernel.dump_flows(_FIRST, self.habits.chunk))
 
     def _read_chunk(self, kind: str, chunk: Chunk) -> None:
@@ -277,7 +308,7 @@ class SimulatedNode:
         if self._paused:
             self._later(0.01, lambda: self._take_chunk(kind, chunk))
             return
-        engine, now = self.running, self._clock.now
+        engine, now = self.running, self.local.now
         replies, cursor = chunk
         if self.faulty and self._rng.random() < self.habits.dump_failure:
             self._note("a dump fails")
@@ -316,10 +347,10 @@ class SimulatedNode:
         """Tick and send what is due, then wait for the deadline."""
         if self._paused:
             return
-        engine, now = self.running, self._clock.now
+        engine, now = self.running, self.local.now
         if engine.dump_wanted and not self._dumping:
             self._begin_dump()
-        self._count_wake_ups(now)
+        self._count_wake_ups()
         for _ in range(_AT_ONCE_LIMIT):
             self.pumps += 1
             held = len(engine.own.flows.held)
@@ -340,14 +371,20 @@ class SimulatedNode:
         else:
             raise Violation(f"{self.name} is busy for ever: deadline {due} at {now}")
         self._watch.bounds(self)
+        self._watch.ready(self)
         for level, text in engine.take_messages():
             self._note(f"{level}: {text}")
-        if due is not None and (self._wake_at <= now or due < self._wake_at):
+        if due is not None:
+            self._wake_by(self.local.due(due))
+
+    def _wake_by(self, due: float) -> None:
+        """In the world's time."""
+        if self._wake_at <= self._clock.now or due < self._wake_at - _SAME_S:
             self._wake_at = due
             self._clock.at(due, self._in_this_life(self._wake))
 
-    def _count_wake_ups(self, now: float) -> None:
-        second = int(now)
+    def _count_wake_ups(self) -> None:
+        second = int(self._clock.now)
         if second != self._second:
             self._second, self._second_began_at = second, self.pumps
         if self.pumps - self._second_began_at > _STORM_LIMIT:

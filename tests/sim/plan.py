@@ -10,22 +10,10 @@ from dataclasses import dataclass, field
 from syncd.replication.seal import Security
 from syncd.replication.settings import Settings
 
+from tests.sim.faults import Fault, draw_faults
 from tests.sim.network import Weather
 from tests.sim.node import Habits
 from tests.sim.workload import Pace
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """`what` happens to `who` (names) at `at_s`, for `for_s` seconds."""
-
-    at_s: float
-    what: str
-    who: tuple[str, ...]
-    for_s: float = 0.0
-
-    def __str__(self) -> str:
-        return f"{self.at_s:.2f} s: {self.what} {','.join(self.who)} {self.for_s:.2f} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +29,7 @@ class Plan:
     paces: tuple[Pace, ...] = (Pace(),)  # one per node, the last for the rest
     habits: tuple[Habits, ...] = (Habits(),)
     late_end_share: float = 0.0
-    roles: bool = False
+    primaries: int = 0  # that are left in the end; 0 = nobody is ever promoted
     security: Security = field(default_factory=Security)
     faults: tuple[Fault, ...] = ()
 
@@ -61,6 +49,7 @@ class Plan:
             f"  security {self.security.mode}",
             *(f"  {pace}" for pace in self.paces),
             *(f"  {habits}" for habits in self.habits),
+            f"  {self.primaries} primaries",
             *(f"  {fault}" for fault in self.faults),
         ]
         return "\n".join(lines)
@@ -69,9 +58,10 @@ class Plan:
 def draw(seed: int) -> Plan:
     """The plan of a seed."""
     rng = random.Random(seed)
-    count = rng.choices((2, 3, 4, 5), (45, 40, 10, 5))[0]
+    counts = {2: 56, 3: 34, 4: 7, 5: 2.5, 8: 0.4, 12: 0.05, 16: 0.05}
+    count = rng.choices(tuple(counts), tuple(counts.values()))[0]
     nodes = tuple(f"fw{number}" for number in range(1, count + 1))
-    load_s = rng.uniform(1.0, 3.0)
+    load_s = rng.uniform(0.5, 2.5)
     roles = rng.random() < 0.2
     return Plan(
         seed=seed,
@@ -82,8 +72,8 @@ def draw(seed: int) -> Plan:
         paces=tuple(_pace(rng, count) for _ in nodes),
         habits=tuple(_habits(rng) for _ in nodes),
         late_end_share=rng.choice((0.0, 0.0, 0.3)),
-        roles=roles,
-        faults=tuple(_faults(rng, nodes, load_s, roles=roles)),
+        primaries=rng.choice((1, 1, 1, 2, count)) if roles else 0,
+        faults=draw_faults(rng, nodes, load_s, roles=roles),
         security=_security(rng),
     )
 
@@ -104,6 +94,7 @@ def _weather(rng: random.Random) -> Weather:
         jitter_s=rng.choice((0.0, 0.0002, 0.002, 0.02)),
         straggler=rng.choice((0.0, 0.0, 0.005, 0.03)),
         echo=rng.choice((0.0, 0.0, 0.0, 0.05)),
+        corruption=rng.choice((0.0, 0.0, 0.02, 0.2)),
     )
 
 
@@ -122,7 +113,7 @@ def _pace(rng: random.Random, count: int) -> Pace:
         return Pace(initial=0, births=0.0)
     share = 2 / count
     return Pace(
-        initial=int(rng.choice((0, 10, 50)) * share),
+        initial=int(rng.choice((0, 10, 40)) * share),
         births=rng.choice((0.0, 5.0, 20.0, 40.0)) * share,
         step_s=rng.choice((0.02, 0.1, 0.3)),
         ports=rng.choice((2, 8, 200)),
@@ -139,37 +130,7 @@ def _habits(rng: random.Random) -> Habits:
         chunk=rng.choice((3, 10, 40)),
         chunk_gap_s=rng.choice((0.0002, 0.002, 0.01)),
         dump_failure=rng.choice((0.0, 0.0, 0.0, 0.01)),
+        receive_bytes=rng.choice((1 << 13, 1 << 16, 1 << 20)),
+        clock_origin=rng.choice((0.0, 7.0, 1000.0, 4e6)),
+        clock_rate=rng.choice((1.0, 1.0, 1.0002, 0.97, 1.05)),
     )
-
-
-def _faults(
-    rng: random.Random, nodes: tuple[str, ...], load_s: float, *, roles: bool
-) -> list[Fault]:
-    faults = []
-    for _ in range(rng.choice((0, 1, 2, 4))):
-        at_s = rng.uniform(0.0, load_s)
-        first, second = rng.sample(nodes, 2)
-        short = rng.choice((0.02, 0.2, 1.0, 4.0))
-        for_s = rng.uniform(0.2, 1.0) * short
-        kinds = (
-            "restart",
-            "pause",
-            "cut",
-            "deafen",
-            "isolate",
-            "command",
-            "new kernel",
-        )
-        what = rng.choices(kinds, (30, 15, 15, 15, 10, 15, 5))[0]
-        match what:
-            case "cut" | "deafen":
-                faults.append(Fault(at_s, what, (first, second), for_s))
-            case "command":
-                word = rng.choice(("pull", "push", "verify", "resync kernel"))
-                faults.append(Fault(at_s, word, (first,)))
-            case _:
-                faults.append(Fault(at_s, what, (first,), for_s))
-    for _ in range(rng.randint(1, 5) if roles else 0):
-        word = rng.choice(("promote", "demote", "fault"))
-        faults.append(Fault(rng.uniform(0.0, load_s), word, (rng.choice(nodes),)))
-    return sorted(faults, key=lambda fault: fault.at_s)

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from tests.sim.cluster import Cluster
+from tests.sim.faults import Fault
 from tests.sim.network import CALM, Weather
-from tests.sim.plan import Fault, draw
+from tests.sim.plan import draw
 from tests.sim.story import Story
 from tests.sim.workload import Pace
 

@@ -213,3 +213,46 @@ def test_what_ended_before_a_dump_and_was_lost_is_not_revived_by_older_events() 
     story.close("fw1", flows)  # lost, the queue is full of older events
     story.settle(3.0)
     assert not story.nodes["fw1"].running.own.flows.bodies
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_a_node_that_was_stopped_is_not_ready_before_it_was_told(number: int) -> None:
+    story = Story("fw1", "fw2", seed=number, habits=Habits(receive_bytes=2048))
+    story.open("fw1", 20)
+    story.settle(1.0)
+    node = story.nodes["fw2"]
+    node.pause(9.0)
+    story.wait(0.1)
+    for _ in range(8):
+        story.open("fw1", 10)
+        story.wait(1.0)
+    while story.peer("fw2", "fw1").flows.bodies != (
+        story.nodes["fw1"].running.own.flows.bodies
+    ):
+        story.wait(0.01)
+        assert node.paused or not node.running.ready
+    story.settle(3.0)
+    assert node.running.ready
+
+
+@pytest.mark.parametrize("seconds", [4.0, 4000.0])
+def test_a_clock_that_jumps_makes_no_copy_wrong(seconds: float) -> None:
+    story = Story("fw1", "fw2", pace=LOAD)
+    story.nodes["fw2"].jump(seconds)
+    story.wait(0.2)
+    story.nodes["fw1"].jump(seconds)
+    story.wait(1.0)
+    story.stop_load()
+    story.settle(4.0)
+    story.rest()
+
+
+def test_a_path_that_flaps_one_way_heals_with_its_last_flap() -> None:
+    story = Story("fw1", "fw2", pace=LOAD)
+    for _ in range(12):
+        story.cut("fw1", "fw2")
+        story.wait(0.4)
+        story.network.heal()
+        story.wait(0.1)
+    story.stop_load()
+    assert story.settle(3.0) <= 3.0

@@ -4,6 +4,9 @@ In: nodes whose tables may have changed. Out: `Violation` at the first thing tha
 wrong. The watch writes down the history of every record of every node's own table; a
 copy at a peer has to walk along that history and never back: so nothing is invented,
 no late frame overwrites, no ended flow returns, and no live flow vanishes.
+
+A node that says it is ready has been told, of every peer it hears, all that is older
+than `LAG_S`: the history knows since when a copy has been out of date.
 """
 
 from collections.abc import Mapping
@@ -14,12 +17,16 @@ from syncd.flows.digest import sum_of
 from syncd.replication.engine import ReplicationEngine
 from syncd.replication.peer import Peer
 
+from tests.sim.clock import Clock
+
 if TYPE_CHECKING:
     from tests.sim.node import SimulatedNode
 
+LAG_S = 8.0  # by which the copy of a ready node may trail what its peers know
+_READY_INTERVAL_S = 0.25  # of the world's time, between two looks at a ready node
 _LOST_RANGES_LIMIT = 130
 _LOOKUPS_LIMIT = 1024
-_DIGEST_EVERY = 50  # looks
+_THOROUGH = 16  # one in so many looks at the bounds walks all keys
 
 Bodies = Mapping[bytes, bytes]
 
@@ -31,10 +38,12 @@ class Violation(AssertionError):  # noqa: N818 - named for what it is
 class History:
     """All states of one kind of records of one node, over all lives of its daemon."""
 
-    __slots__ = ("_last", "_shown", "states")
+    __slots__ = ("_clock", "_last", "_shown", "states", "times")
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
         self.states: dict[bytes, list[bytes | None]] = {}
+        self.times: dict[bytes, list[float]] = {}  # since when each state holds
+        self._clock = clock
         self._last: dict[bytes, bytes] = {}
         self._shown: set[bytes] = set()  # in this life of the daemon
 
@@ -60,13 +69,34 @@ class History:
                 continue
             if before is None:
                 appeared.append(key)
-            self.states.setdefault(key, [None]).append(body)
+            self._add(key, body)
             last[key] = body
         for key in last.keys() - bodies.keys():
             if whole or key in self._shown:
-                self.states[key].append(None)
+                self._add(key, None)
                 del last[key]
         return appeared
+
+    def _add(self, key: bytes, body: bytes | None) -> None:
+        self.states.setdefault(key, [None]).append(body)
+        self.times.setdefault(key, [0.0]).append(self._clock.now)
+
+    def trailing_s(self, copy: Bodies) -> tuple[float, bytes]:
+        """For how long that copy has been out of date, and by which key."""
+        worst, where = 0.0, b""
+        now, last = self._clock.now, self._last
+        for key in last.keys() | copy.keys():
+            body = copy.get(key)
+            if body == last.get(key):
+                continue
+            states = self.states.get(key, [])
+            for at in range(len(states) - 1, -1, -1):
+                if states[at] == body:
+                    behind = now - self.times[key][at + 1]
+                    if behind > worst:
+                        worst, where = behind, key
+                    break
+        return worst, where
 
 
 class Copy:
@@ -127,12 +157,15 @@ class Copy:
 class Watch:
     """The checks that run all the time."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._looks = 0
+        self._ready_at: dict[str, float] = {}  # when to look at a ready node again
+        self.longest_trail_s = 0.0  # of a ready node
         self._histories: dict[tuple[str, str], History] = {}
         self._copies: dict[tuple[str, str, str], Copy] = {}
         self._names: set[str] = set()
         self.most_marks = 0
-        self._looks = 0
         self._corrupted: set[tuple[str, str]] = set()
 
     def started(self, name: str, engine: ReplicationEngine) -> None:
@@ -145,7 +178,10 @@ class Watch:
             raise Violation(f"{name} is born with records")
 
     def _history(self, name: str, kind: str) -> History:
-        return self._histories.setdefault((name, kind), History())
+        history = self._histories.get((name, kind))
+        if history is None:
+            history = self._histories[name, kind] = History(self._clock)
+        return history
 
     def own(self, node: "SimulatedNode") -> None:
         """A node's own tables may have changed."""
@@ -170,13 +206,42 @@ class Watch:
             return
         raise Violation(f"{node.name} revives a flow that has ended: {key.hex()}")
 
-    def peers(self, node: "SimulatedNode") -> None:
-        """A node's copies of other nodes' tables may have changed."""
-        for peer in node.running.peers.values():
+    def peers(self, node: "SimulatedNode", source: str = "") -> None:
+        """A node's copies may have changed: of `source`, or of all other nodes."""
+        known = node.running.peers
+        self._looks += 1
+        if source in known and self._looks % _THOROUGH:
+            self._peer(node.name, known[source])
+            return
+        for peer in known.values():
             if peer.name not in self._names or peer.name == node.name:
                 raise Violation(f"{node.name} has a peer {peer.name!r}")
-            self._copy(node.name, peer, "flows", peer.flows.bodies)
-            self._copy(node.name, peer, "expectations", peer.expectations.bodies)
+            self._peer(node.name, peer)
+
+    def _peer(self, observer: str, peer: Peer) -> None:
+        self._copy(observer, peer, "flows", peer.flows.bodies)
+        self._copy(observer, peer, "expectations", peer.expectations.bodies)
+
+    def ready(self, node: "SimulatedNode") -> None:
+        """A node that could take over now holds what its peers have told."""
+        now = self._clock.now
+        if now < self._ready_at.get(node.name, 0.0) or not node.running.ready:
+            return
+        self._ready_at[node.name] = now + _READY_INTERVAL_S
+        for peer in node.running.peers.values():
+            if not peer.live or peer.name not in self._names:
+                continue
+            for kind, bodies in (
+                ("flows", peer.flows.bodies),
+                ("expectations", peer.expectations.bodies),
+            ):
+                trail_s, key = self._history(peer.name, kind).trailing_s(bodies)
+                self.longest_trail_s = max(self.longest_trail_s, trail_s)
+                if trail_s > LAG_S:
+                    raise Violation(
+                        f"{node.name} is ready, and for {trail_s:.1f} s has missed "
+                        f"what {peer.name} knows of {key.hex()}"
+                    )
 
     def _copy(self, observer: str, peer: Peer, kind: str, bodies: Bodies) -> None:
         at = (observer, peer.name, kind)
@@ -204,9 +269,24 @@ class Watch:
             (engine.own.flows, "flows"),
             (engine.own.expectations, "expectations"),
         ):
-            ever = len(self._history(node.name, kind).states)
-            self.most_marks = max(self.most_marks, len(table.marks))
-            if len(table.marks) > ever:
+            marks = len(table.marks)
+            if marks > self.most_marks:
+                self.most_marks = marks
+                ever = len(self._history(node.name, kind).states)
+                if marks > ever:
+                    raise Violation(f"{node.name} has {marks} marks on {kind}")
+        self._looks += 1
+        if self._looks % _THOROUGH == 0:
+            self.thorough(node)
+
+    def thorough(self, node: "SimulatedNode") -> None:
+        """The bounds that take a walk over all keys."""
+        engine = node.running
+        for table, kind in (
+            (engine.own.flows, "flows"),
+            (engine.own.expectations, "expectations"),
+        ):
+            if len(table.marks) > len(self._history(node.name, kind).states):
                 raise Violation(f"{node.name} has {len(table.marks)} marks on {kind}")
             if table.facts.keys() != table.bodies.keys():
                 raise Violation(f"{node.name}: facts and bodies of {kind} differ")
@@ -216,6 +296,9 @@ class Watch:
         for peer in engine.peers.values():
             if len(peer.inbox.lost) > _LOST_RANGES_LIMIT:
                 raise Violation(f"{node.name} remembers {len(peer.inbox.lost)} gaps")
+            ever = len(self._history(peer.name, "flows").states)
+            if len(peer.departed.bodies) > ever:
+                raise Violation(f"{node.name} keeps more than {peer.name} ever had")
             for copy in (peer.flows, peer.expectations):
                 if copy.told_s.keys() != copy.bodies.keys():
                     raise Violation(
@@ -225,10 +308,7 @@ class Watch:
                     raise Violation(f"{node.name}: stale keys of {peer.name} unknown")
 
     def _digests(self, name: str, engine: ReplicationEngine) -> None:
-        """Now and then: what is summed up with each change is what is there."""
-        self._looks += 1
-        if self._looks % _DIGEST_EVERY:
-            return
+        """What is summed up with each change is what is there."""
         own = engine.own
         told = [
             (key, table.told(key))

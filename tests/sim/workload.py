@@ -75,6 +75,10 @@ class Workload:
         for entry in [e for e in self._kernel.flows.values() if e.hidden]:
             self._kernel.end(entry)
 
+    def open_one(self) -> None:
+        """One more flow, now."""
+        self._run(self._any_life())
+
     def adopt(self, entry: Entry) -> None:
         """Go on with a flow that another kernel opened."""
         self._run(self._idle(entry, _ESTABLISHED_S))
