@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.kernel.cluster import SYNC_PORT, Node
@@ -20,7 +20,8 @@ from tests.kernel.trial import Stage
 from tests.kernel.truth import Status, ask
 from tests.lab import run
 
-PROGRAM = Path(__file__).with_name("attacker.py")
+PROGRAM, TCP_PROGRAM = "tests.kernel.attacker", "tests.kernel.attacker_tcp"
+GUEST = "10.99.0.66"  # the attacker's own address
 INTERFACE, GROUP = "eth2", "225.0.0.50"
 LOG_BYTES = 20_000  # that an attack may add to one log
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -72,11 +73,12 @@ class Attacker:
 
     def __init__(self, stage: Stage, directory: Path) -> None:
         self.stage = stage
+        self._tcp = 'type = "tcp"' in stage.made.nodes[0].config.read_text()
         self.recorded = directory / "recorded"
         made = stage.made
         self._namespace = made.lab.namespace("attacker")
         made.lab.plug(self._namespace, INTERFACE, made.switch, "bridge")
-        made.lab.address(self._namespace, INTERFACE, "10.99.0.66/24")
+        made.lab.address(self._namespace, INTERFACE, f"{GUEST}/24")
         shown = run("ip", "-n", made.switch, "-o", "link", "show", "master", "bridge")
         for line in shown.splitlines():
             port = line.split()[1].split("@")[0].rstrip(":")
@@ -89,9 +91,12 @@ class Attacker:
     def send(self, kind: str, seconds: float, rate: float = 0.0) -> dict[str, int]:
         """Run the program; how many frames it sent from where to where."""
         order = {"kind": kind, "seconds": seconds, "rate": rate, "port": SYNC_PORT}
-        words = (sys.executable, str(PROGRAM), INTERFACE, json.dumps(order))
+        order |= {"own": GUEST, "nodes": ["10.99.0.1", "10.99.0.2", "10.99.0.3"]}
+        words = [PROGRAM, INTERFACE, json.dumps(order), str(self.recorded)]
+        if self._tcp:
+            words = [TCP_PROGRAM, json.dumps(order), str(self.recorded)]
         child = self.stage.made.lab.start(
-            self._namespace, *words, str(self.recorded), output=subprocess.PIPE
+            *(self._namespace, sys.executable, "-m", *words), output=subprocess.PIPE
         )
         said, _ = child.communicate(timeout=seconds + _PATIENCE_S)
         if child.returncode != 0:
@@ -297,5 +302,18 @@ def _attacks() -> dict[str, Attack]:
     return {attack.name: attack for attack in made}
 
 
+def _tcp_attacks() -> dict[str, Attack]:
+    kinds = ("garbage", "truncated", "turned", "spliced", "forged", "unknown")
+    made = [ATTACKS[name] for name in (*kinds, "all-restart", "flood")]
+    # A node's own frames come back to it, which it neither takes nor counts.
+    made.append(replace(ATTACKS["replayed"], counted=0.05))
+    made += [
+        Attack("lengths", "lengths", "lengths that cannot be", 0.0, 50.0),
+        Attack("strangers", "strangers", "calls of somebody who should not call", 0.9),
+    ]
+    return {attack.name: attack for attack in made}
+
+
 ATTACKS = _attacks()
+TCP_ATTACKS = _tcp_attacks()
 OPEN_TOO = ("garbage", "truncated", "huge", "garbage-flood")  # harmless without a key

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.kernel import trial
-from tests.kernel.attack import ATTACKS, OPEN_TOO, Attacker, Strike
+from tests.kernel.attack import ATTACKS, GUEST, OPEN_TOO, TCP_ATTACKS, Attacker, Strike
 from tests.lab import Lab
 
 _HEAD = (
@@ -26,10 +26,13 @@ def main() -> int:
     """Run what was asked for."""
     arguments = _arguments()
     if arguments.list:
-        for attack in ATTACKS.values():
+        for attack in (ATTACKS | TCP_ATTACKS).values():
             print(f"{attack.name:18} {attack.sentence}")
         return 0
-    known = OPEN_TOO if arguments.security == "off" else tuple(ATTACKS)
+    attacks = TCP_ATTACKS if arguments.link == "tcp" else ATTACKS
+    known = tuple(attacks)
+    if arguments.security == "off":
+        known = tuple(name for name in known if name in OPEN_TOO)
     names = arguments.attack or known
     wrong = [name for name in names if name not in known]
     if wrong:
@@ -44,6 +47,7 @@ def main() -> int:
             *(lab, Path(directory), arguments.load, arguments.flows),
             link=trial.LINKS[arguments.link],
             security=security,
+            guests=(GUEST,) if arguments.link == "tcp" else (),
         ) as stage,
     ):
         attacker = Attacker(stage, Path(directory))
@@ -52,7 +56,7 @@ def main() -> int:
         attacker.rest(3.0)
         for name in names:
             strikes.append(
-                attacker.strike(ATTACKS[name], arguments.seconds, arguments.rate)
+                attacker.strike(attacks[name], arguments.seconds, arguments.rate)
             )
             _print(strikes[-1])
         if arguments.keep:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernel import trial
-from tests.kernel.attack import ATTACKS, OPEN_TOO, Attacker
+from tests.kernel.attack import ATTACKS, GUEST, OPEN_TOO, TCP_ATTACKS, Attacker
 from tests.lab import Lab
 
 pytestmark = pytest.mark.kernel
@@ -21,6 +21,7 @@ SHORT = {
         *("all-restart", "flood"),
     ),
     "unicast": ("turned", "replayed", "unknown", "flood"),
+    "tcp": ("turned", "unknown", "flood", "lengths", "strangers"),
 }
 SECONDS, RATE = 1.5, 3000.0
 
@@ -38,9 +39,12 @@ def test_without_a_key_nodes_bear_what_is_no_frame(
 def test_without_the_key_nobody_changes_anything(
     lab: Lab, tmp_path: Path, link: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    where, security = trial.LINKS[link], trial.ENFORCE
+    guests = (GUEST,) if link == "tcp" else ()
     with trial.staged(
-        lab, tmp_path, LOAD, FLOWS, link=where, security=security
+        *(lab, tmp_path, LOAD, FLOWS),
+        link=trial.LINKS[link],
+        security=trial.ENFORCE,
+        guests=guests,
     ) as stage:
         attacker = Attacker(stage, tmp_path)
         assert attacker.record(2.0) > 0
@@ -50,9 +54,10 @@ def test_without_the_key_nobody_changes_anything(
 def _bear(
     attacker: Attacker, names: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    known = ATTACKS | TCP_ATTACKS
     problems: list[str] = []
     for name in names:
-        strike = attacker.strike(ATTACKS[name], SECONDS, RATE)
+        strike = attacker.strike(known[name], SECONDS, RATE)
         problems += [f"{name}: {problem}" for problem in strike.problems]
         with capsys.disabled():
             print(f"\n {name}: {strike.sent} sent, {strike.rejected}", end="")

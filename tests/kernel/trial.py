@@ -292,7 +292,9 @@ def no_offload(node: Node) -> None:
     run_in(node.namespace, "ethtool", "-K", "eth2", "tx", "off")
 
 
-def _configure(made: Cluster, directory: Path, link: str, security: str) -> None:
+def _configure(
+    made: Cluster, directory: Path, link: str, security: str, guests: tuple[str, ...]
+) -> None:
     """Other links and other security than `cluster.CONFIGURATION` has."""
     keys = directory / "keys"
     if security != OPEN:
@@ -300,7 +302,7 @@ def _configure(made: Cluster, directory: Path, link: str, security: str) -> None
         security += f'key_file = "{keys}"\n'
     addresses = [f"10.99.0.{number}" for number in range(1, len(made.nodes) + 1)]
     for node, own in zip(made.nodes, addresses, strict=True):
-        others = json.dumps([address for address in addresses if address != own])
+        others = json.dumps([at for at in (*addresses, *guests) if at != own])
         text = node.config.read_text().replace(OPEN, security)
         place = link.replace("{own}", own).replace("{others}", others)
         node.config.write_text(text.replace(MULTICAST, place))
@@ -315,15 +317,16 @@ def staged(
     scale: float = 1.0,
     link: str = MULTICAST,
     security: str = OPEN,
+    guests: tuple[str, ...] = (),
 ) -> Iterator[Stage]:
     """Three nodes in step, the first one with a load, the second with some flows.
 
     `link` is text of a `[[link]]` with `{own}` and `{others}` where addresses belong;
-    `security` is `OPEN`, or else the cluster's key is made and `[security]` is as
-    given, with its `key_file`.
+    `guests` are among the others; `security` is `OPEN`, or else the cluster's key is
+    made and `[security]` is as given, with its `key_file`.
     """
     made = Cluster(lab, directory, NAMES)
-    _configure(made, directory, link, security)
+    _configure(made, directory, link, security, guests)
     roads = [
         mixture.Roads(lab, node.namespace, f"far-{node.name}")
         for node in made.nodes[:2]

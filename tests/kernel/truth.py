@@ -24,7 +24,7 @@ from tests.kernel.cluster import Node
 
 LAG_S = 4.0  # silence_s, one HELLO, and the time to look
 _LOOK_S = 0.5
-_HISTORY_S = 40.0
+_HISTORY_S = 90.0  # longer than any fault lasts
 _ANSWER_S = 1.5
 _MUTE_S = 0.1  # for one that did not answer the last time
 _LIVE = ("in-step",)
@@ -150,7 +150,8 @@ class Watch:
         rows = {key: _kept(row) for key, row in self.source.kernel().items()}
         waiting, self._waiting = self._waiting, []
         with self._lock:
-            self._kernel.append(Snapshot((now + time.monotonic()) / 2, rows))
+            at = (now + time.monotonic()) / 2
+            self._kernel.append(Snapshot(at, self._same_objects(rows)))
             while self._kernel[0].at < now - _HISTORY_S:
                 self._kernel.popleft()
             for sample in waiting:
@@ -228,20 +229,35 @@ class Watch:
                 )
 
     def _age(self, sample: Sample) -> float | None:
-        """How old the copy is at least; None if the kernel was not looked at enough."""
+        """How old the copy is at least; None if the kernel was not looked at enough.
+
+        A row as the kernel was never seen to have it came and went between two looks.
+        """
         keys = set(sample.rows)
         for snapshot in self._kernel:
             keys |= snapshot.rows.keys()
-        until = math.inf
+        until, age = math.inf, 0.0
         for snapshot in reversed(self._kernel):
             if until - snapshot.at > self._step_s and until != math.inf:
-                return None  # the row may have changed twice unseen
+                return None  # rows may have changed twice unseen
             rows, have = snapshot.rows, sample.rows
-            keys = {key for key in keys if rows.get(key) != have.get(key)}
-            if not keys:
-                return max(sample.at - until, 0.0)
-            until = snapshot.at
-        return sample.at - until
+            left = {key for key in keys if rows.get(key) != have.get(key)}
+            if len(left) < len(keys):
+                age = max(sample.at - until, 0.0)
+            if not left:
+                break
+            keys, until = left, snapshot.at
+        return age
+
+    def _same_objects(self, rows: reader.Rows) -> reader.Rows:
+        """Rows that have not changed since the last look cost nothing."""
+        if not self._kernel:
+            return rows
+        before = self._kernel[-1].rows
+        return {
+            key: before[key] if before.get(key) == row else row
+            for key, row in rows.items()
+        }
 
 
 def _kept(row: reader.Row) -> reader.Row:
