@@ -304,9 +304,10 @@ def _attacks() -> dict[str, Attack]:
 
 def _tcp_attacks() -> dict[str, Attack]:
     kinds = ("garbage", "truncated", "turned", "spliced", "forged", "unknown")
-    made = [ATTACKS[name] for name in (*kinds, "all-restart", "flood")]
+    made = [ATTACKS[name] for name in (*kinds, "all-restart")]
     # A node's own frames come back to it, which it neither takes nor counts.
     made.append(replace(ATTACKS["replayed"], counted=0.05))
+    made.append(replace(ATTACKS["flood"], counted=0.8))
     made += [
         Attack("lengths", "lengths", "lengths that cannot be", 0.0, 50.0),
         Attack("strangers", "strangers", "calls of somebody who should not call", 0.9),
