@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from syncd.flows.own import EARLY_END_S
 
+from tests.sim.attacker import Attacker
 from tests.sim.clock import Clock
 from tests.sim.decode import expectation_facts, flow_facts
 from tests.sim.faults import Fault
@@ -48,6 +49,7 @@ class Cluster:
         self.clock = Clock()
         self.rng = random.Random(plan.seed ^ 0x5EED)
         self.network = ModelNetwork(self.clock, random.Random(plan.seed ^ 0xCAB1E))
+        self.network.wires = plan.wires
         self.network.sealed = plan.security.mode == "enforce"
         self.watch = Watch(self.clock)
         self.nodes: dict[str, SimulatedNode] = {}
@@ -95,6 +97,8 @@ class Cluster:
         self.network.weather = plan.weather
         begin = clock.now
         self.start()
+        self._rekey()
+        attacker = self._attacker() if plan.attacked else None
         for fault in plan.faults:
             clock.at(begin + fault.at_s, lambda fault=fault: self.apply(fault))  # type: ignore[misc] # mypy and default arguments
         last = max((fault.until_s for fault in plan.faults), default=0.0)
@@ -107,6 +111,8 @@ class Cluster:
         if plan.primaries:
             self._give_the_traffic(plan.primaries)
         settled_s = self.settle(plan.settle_s)
+        if attacker is not None:
+            attacker.stop()
         self.rest()
         for node in self.nodes.values():
             self.watch.thorough(node)
@@ -120,6 +126,11 @@ class Cluster:
             losses=sum(node.losses for node in self.nodes.values()),
             trail_s=self.watch.longest_trail_s,
         )
+
+    def _attacker(self) -> Attacker:
+        """He stays until the tables agree."""
+        rng = random.Random(self.plan.seed ^ 0xBAD)
+        return Attacker(self.clock, self.network, rng, forging=self.network.sealed)
 
     def start(self) -> None:
         """Traffic first, then the daemons, not all at once."""
@@ -161,6 +172,8 @@ class Cluster:
                     self.clock.after(fault.for_s, node.start)
             case "pause":
                 node.pause(fault.for_s)
+            case "carrier":
+                self._carrier(node, fault)
             case "jump":
                 node.jump(fault.for_s)
             case "burst":
@@ -168,42 +181,68 @@ class Cluster:
             case "flip" | "drop" | "add":
                 node.corrupt(fault.what, fault.who[1])
             case "cut":
-                self._cut(fault.for_s, (fault.who, fault.who[::-1]))
+                self._cut(fault, fault.for_s, (fault.who, fault.who[::-1]))
             case "deafen":
-                self._cut(fault.for_s, (fault.who,))
+                self._cut(fault, fault.for_s, (fault.who,))
             case "mute":
-                self._cut(fault.for_s, tuple((fault.who[0], name) for name in others))
+                self._cut(
+                    fault, fault.for_s, tuple((fault.who[0], name) for name in others)
+                )
             case "isolate":
                 pairs = [(fault.who[0], name) for name in others]
-                self._cut(fault.for_s, (*pairs, *((b, a) for a, b in pairs)))
+                self._cut(fault, fault.for_s, (*pairs, *((b, a) for a, b in pairs)))
             case "flap":
                 self._flap(fault, self.clock.now + fault.for_s)
             case "storm":
-                self._storm(fault.who[0], fault.who[1], fault.for_s)
+                self._storm(fault.who[0], fault.who[1], fault.for_s, fault.wire or 0)
             case word:
                 node.command(word)
 
-    def _cut(self, for_s: float, paths: tuple[tuple[str, ...], ...]) -> None:
+    def _cut(
+        self, fault: Fault, for_s: float, paths: tuple[tuple[str, ...], ...]
+    ) -> None:
         for source, target in paths:
-            self.network.cut(source, target)
+            self.network.cut(source, target, fault.wire)
 
         def mend() -> None:
             for source, target in paths:
-                self.network.mend(source, target)
+                self.network.mend(source, target, fault.wire)
 
         self.clock.after(for_s, mend)
 
-    def _storm(self, source: str, target: str, for_s: float) -> None:
-        self.network.set_path(source, target, _STORM)
+    def _storm(self, source: str, target: str, for_s: float, wire: int) -> None:
+        self.network.set_path(source, target, _STORM, wire)
         calm = self.plan.weather
-        self.clock.after(for_s, lambda: self.network.set_path(source, target, calm))
+        self.clock.after(
+            for_s, lambda: self.network.set_path(source, target, calm, wire)
+        )
+
+    def _carrier(self, node: SimulatedNode, fault: Fault) -> None:
+        """An interface goes down, and comes back."""
+        wire = fault.wire or 0
+        pairs = [(node.name, name) for name in self.nodes if name != node.name]
+        self._cut(fault, fault.for_s, (*pairs, *((b, a) for a, b in pairs)))
+        node.carrier(wire, up=False)
+        self.clock.after(fault.for_s, lambda: node.carrier(wire, up=True))
+
+    def _rekey(self) -> None:
+        """Each step at each node in its own time, all of one before the next."""
+        at = 0.0
+        for security in self.plan.rotation:
+            for node in self.nodes.values():
+                delay = at + self.rng.uniform(0.0, 0.3)
+                self.clock.after(
+                    delay,
+                    lambda n=node, s=security: n.change_security(s),  # type: ignore[misc] # mypy and default arguments
+                )
+            at += 0.6
 
     def _flap(self, fault: Fault, until: float) -> None:
         """Down for a moment, up for a moment, and so on."""
         if self.clock.now >= until:
             return
         period_s = self.rng.uniform(0.01, 0.6)
-        self._cut(period_s, (fault.who,))
+        self._cut(fault, period_s, (fault.who,))
         self.clock.after(period_s * 2, lambda: self._flap(fault, until))
 
     def _burst(self, fault: Fault) -> None:

@@ -34,6 +34,7 @@ class Fault:
     what: str
     who: tuple[str, ...]
     for_s: float = 0.0
+    wire: int | None = None  # the only one that it happens to
 
     @property
     def until_s(self) -> float:
@@ -41,15 +42,22 @@ class Fault:
         return self.at_s + (0.0 if self.what == "jump" else self.for_s)
 
     def __str__(self) -> str:
-        return f"{self.at_s:.2f} s: {self.what} {','.join(self.who)} {self.for_s:.2f} s"
+        where = "" if self.wire is None else f" on wire {self.wire}"
+        names = ",".join(self.who)
+        return f"{self.at_s:.2f} s: {self.what} {names} {self.for_s:.2f} s{where}"
 
 
 def draw_faults(
-    rng: random.Random, nodes: tuple[str, ...], load_s: float, *, roles: bool
+    rng: random.Random,
+    nodes: tuple[str, ...],
+    load_s: float,
+    wires: int,
+    *,
+    roles: bool,
 ) -> tuple[Fault, ...]:
     """The faults of a run, in the order of time."""
     faults = [
-        _fault(rng, nodes, rng.uniform(0.0, load_s))
+        _fault(rng, nodes, rng.uniform(0.0, load_s), wires)
         for _ in range(rng.choice((0, 1, 2, 4)))
     ]
     for _ in range(rng.randint(1, 5) if roles else 0):
@@ -58,14 +66,22 @@ def draw_faults(
     return tuple(sorted(faults, key=lambda fault: fault.at_s))
 
 
-def _fault(rng: random.Random, nodes: tuple[str, ...], at_s: float) -> Fault:
+def _fault(
+    rng: random.Random, nodes: tuple[str, ...], at_s: float, wires: int
+) -> Fault:
     first, second = rng.sample(nodes, 2)
     short = rng.choice((0.02, 0.2, 1.0, 1.0, 4.0))
     for_s = rng.uniform(0.2, 1.0) * short
     what = rng.choices(tuple(_KINDS), tuple(_KINDS.values()))[0]
+    wire = None
+    if wires > 1 and rng.random() < 0.8:
+        wire = rng.choice((0, 0, rng.randrange(wires)))
+        what = "carrier" if rng.random() < 0.15 else what
     match what:
+        case "carrier" | "mute" | "isolate":
+            return Fault(at_s, what, (first,), for_s, wire)
         case "cut" | "deafen" | "flap" | "storm":
-            return Fault(at_s, what, (first, second), for_s)
+            return Fault(at_s, what, (first, second), for_s, wire)
         case "command":
             return Fault(at_s, rng.choice(COMMANDS), (first,))
         case "pause" if rng.random() < 0.2:

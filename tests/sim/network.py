@@ -23,7 +23,8 @@ class Parcel(NamedTuple):
     datagram: bytes
     source: str  # the node whose address it bears
     wire: int = 0
-    intact: bool = True  # byte for byte what `source` has sent on this wire
+    intact: bool = True  # byte for byte what a node has sent
+    hostile: bool = False  # sent by an attacker
 
 
 Receiver = Callable[[Parcel], None]

@@ -64,6 +64,10 @@ class SimulatedNode:
         self.settings = settings
         self.habits = habits
         self.security = security or Security()
+        self.rekeyed = False  # do keys or modes differ in the cluster, or did they?
+        self._down: set[int] = set()  # wires without a carrier
+        sizes = (settings.frame_bytes, 1400, 600)
+        self._frame_bytes = sizes[: network.wires]
         self.pumps = 0
         self.dumps = 0
         self.losses = 0
@@ -115,6 +119,7 @@ class SimulatedNode:
         self.engine = ReplicationEngine(
             self.name, epoch, self.settings, everything, now, self.security
         )
+        self._tell_links()
         self._watch.started(self.name, self.engine)
         self._note(f"starts, epoch {epoch:x}")
         self._pump()
@@ -204,17 +209,62 @@ class SimulatedNode:
 
     def _receive(self, parcel: Parcel) -> None:
         engine, source = self.running, parcel.source
+        before = None if parcel.intact else self._standing()
         refused = engine.receive(parcel.datagram, parcel.wire, source, self.local.now)
         if not parcel.intact:
             if refused is None:
-                raise Violation(f"{self.name} took a damaged frame of {source}")
-            return  # what was refused has changed nothing
-        if refused == "replay" and engine.sealing:
-            refused = None  # the network has doubled it
-        if refused is not None and source != self.name:
+                raise Violation(f"{self.name} took a false frame of {source}")
+            if self._standing() != before:
+                raise Violation(f"a false frame of {source} changed {self.name}")
+            return
+        if refused == "replay" and (engine.sealing or self.rekeyed):
+            refused = None  # the network, or an attacker, has doubled it
+        if refused == "auth" and self.rekeyed:
+            refused = None  # of a key that is gone here, or was not here yet
+        if refused is not None and source != self.name and not parcel.hostile:
             raise Violation(f"{self.name} refused a frame of {source}: {refused}")
         self._watch.peers(self, source)
         self._watch.own(self)
+
+    def _standing(self) -> list[tuple[object, ...]]:
+        """What no false frame may change."""
+        engine = self.running
+        return [
+            (
+                *(peer.name, peer.state, peer.inbox.epoch, peer.inbox.highest),
+                *(peer.claim, peer.role, peer.heard_at, len(peer.flows.bodies)),
+                *(tuple(peer.candidates), engine.roles.claim, engine.roles.role),
+            )
+            for peer in engine.peers.values()
+        ]
+
+    def carrier(self, wire: int, *, up: bool) -> None:
+        """One of its interfaces gets or loses its carrier."""
+        self._down.discard(wire) if up else self._down.add(wire)
+        self._note(f"link {wire} is {'up' if up else 'down'}")
+        if self.engine is not None:
+            self._tell_links()
+            if not self._paused:
+                self._pump()
+
+    def _tell_links(self) -> None:
+        for wire, frame_bytes in enumerate(self._frame_bytes):
+            self.running.link_changed(
+                wire, usable=wire not in self._down, frame_bytes=frame_bytes
+            )
+
+    def change_security(self, security: Security) -> None:
+        """Other keys, or another mode, from now on and in later lives."""
+        self.security = security
+        self.rekeyed = True
+        keys = ",".join(key.hex() for key in security.keys)
+        self._note(
+            f"security {security.mode}, sends {security.sending.hex()} of {keys}"
+        )
+        if self.engine is not None:
+            self.engine.change_security(security, self.local.now)
+            if not self._paused:
+                self._pump()
 
     def _resume(self) -> None:
         """What comes first then, a timer or a socket, nobody knows."""
@@ -361,10 +411,12 @@ class SimulatedNode:
                 held = -1
             if held != len(engine.own.flows.held):
                 self._watch.own(self)  # ends that were held back came true
-            for _, datagram in engine.send(now):
-                if len(datagram) > self.settings.frame_bytes:
+            for wire, datagram in engine.send(now):
+                if len(datagram) > self._frame_bytes[wire]:
                     raise Violation(f"{self.name} sends {len(datagram)} bytes at once")
-                self._network.send(self.name, datagram)
+                if wire in self._down:
+                    raise Violation(f"{self.name} sends over a link that is down")
+                self._network.send(self.name, datagram, wire)
             due = engine.deadline()
             if due is None or due > now:
                 break

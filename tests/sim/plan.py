@@ -7,7 +7,7 @@ times. A plan is plain data, so that a story can be written down by hand as well
 import random
 from dataclasses import dataclass, field
 
-from syncd.replication.seal import Security
+from syncd.replication.seal import ENFORCE, OFF, PERMISSIVE, Security
 from syncd.replication.settings import Settings
 
 from tests.sim.faults import Fault, draw_faults
@@ -31,6 +31,9 @@ class Plan:
     late_end_share: float = 0.0
     primaries: int = 0  # that are left in the end; 0 = nobody is ever promoted
     security: Security = field(default_factory=Security)
+    rotation: tuple[Security, ...] = ()  # what every node is told, one after the other
+    wires: int = 1
+    attacked: bool = False
     faults: tuple[Fault, ...] = ()
 
     def pace(self, index: int) -> Pace:
@@ -46,7 +49,8 @@ class Plan:
             f"seed {self.seed}: {', '.join(self.nodes)}, load {self.load_s:.2f} s",
             f"  {self.weather}",
             f"  {self.settings}",
-            f"  security {self.security.mode}",
+            f"  security {self.security.mode}, {len(self.rotation)} changes of it, "
+            f"{self.wires} wires, {'attacked' if self.attacked else 'no attacker'}",
             *(f"  {pace}" for pace in self.paces),
             *(f"  {habits}" for habits in self.habits),
             f"  {self.primaries} primaries",
@@ -63,6 +67,8 @@ def draw(seed: int) -> Plan:
     nodes = tuple(f"fw{number}" for number in range(1, count + 1))
     load_s = rng.uniform(0.5, 2.5)
     roles = rng.random() < 0.2
+    wires = rng.choices((1, 2, 3), (60, 30, 10))[0]
+    security = _security(rng)
     return Plan(
         seed=seed,
         nodes=nodes,
@@ -73,8 +79,11 @@ def draw(seed: int) -> Plan:
         habits=tuple(_habits(rng) for _ in nodes),
         late_end_share=rng.choice((0.0, 0.0, 0.3)),
         primaries=rng.choice((1, 1, 1, 2, count)) if roles else 0,
-        faults=draw_faults(rng, nodes, load_s, roles=roles),
-        security=_security(rng),
+        faults=draw_faults(rng, nodes, load_s, wires, roles=roles),
+        security=security,
+        rotation=_rotation(rng, security) if rng.random() < 0.15 else (),
+        wires=wires,
+        attacked=rng.random() < 0.25,
     )
 
 
@@ -84,6 +93,21 @@ def _security(rng: random.Random) -> Security:
         return Security()
     key_id, secret = rng.randbytes(4), rng.randbytes(32)
     return Security("enforce", {key_id: secret}, key_id)
+
+
+def _rotation(rng: random.Random, security: Security) -> tuple[Security, ...]:
+    """Another key, step by step; or the first one, while the cluster works."""
+    fresh, secret = rng.randbytes(4), rng.randbytes(32)
+    if security.mode == OFF:
+        keys = {fresh: secret}
+        return Security(PERMISSIVE, keys, fresh), Security(ENFORCE, keys, fresh)
+    old = security.sending
+    both = {**security.keys, fresh: secret}
+    return (
+        Security(ENFORCE, both, old),
+        Security(ENFORCE, both, fresh),
+        Security(ENFORCE, {fresh: secret}, fresh),
+    )
 
 
 def _weather(rng: random.Random) -> Weather:
