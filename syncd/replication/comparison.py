@@ -40,6 +40,7 @@ _LOCATION_S = 5.0  # in which a difference has to be located and repaired
 _RESYNC_WAIT_LIMIT_S = 320.0
 _AUDIT_RECORDS = 8192  # that are counted afresh with each comparison, about 1 ms
 _AUDIT_RECORD_S = 1e-5  # a larger table waits so long per record for its next bucket
+_ROUND_RECORD_S = 1e-6  # and so long for the next round, which looks through all of it
 Say = Callable[[str, str], None]
 
 
@@ -126,21 +127,38 @@ class Comparison:
         if ack.marker == peer.outbound_marker and len(asks) > peer.outbound_asks:
             mark_asked(own, set(asks[peer.outbound_asks :]))
             peer.outbound_asks = len(asks)
-            self._due_at = min(self._due_at, now)
+            wait_s = _ASKED_S + len(own.flows) * _ROUND_RECORD_S
+            self._due_at = min(self._due_at, now + wait_s)
 
     def _judged(self, peer: Peer, ack: Ack, now: float) -> None:
-        peer.outbound_at = now
-        if ack.verdict != EQUAL and self.repairs:
-            self._due_at = min(self._due_at, now + _RETRY_S)
+        """An unclean verdict proves nothing: what was proven before grows old."""
         if ack.verdict == UNCLEAN:
+            if self.repairs:
+                self._due_at = min(self._due_at, now + _RETRY_S)
             return
+        peer.outbound_at = now
         if ack.verdict == DIFFERENT:
             if peer.outbound_equal:
                 self.differences += 1
-            if self.repairs and ack.buckets and not self._lister.spans:
-                self._lister.want(ack.buckets)
+            if self.repairs:
+                self._locate(peer, ack.buckets, now)
+        else:
+            peer.outbound_differs_at = -1.0
         peer.outbound_equal = ack.verdict == EQUAL
         peer.outbound_buckets = ack.buckets
+
+    def _locate(self, peer: Peer, buckets: int, now: float) -> None:
+        """List what differs; what stays different for long is looked for ever less."""
+        if peer.outbound_differs_at < 0:
+            peer.outbound_differs_at = peer.locate_at = now
+        if now < peer.locate_at:
+            return
+        elapsed_s = now - peer.outbound_differs_at
+        if elapsed_s >= _LOCATION_S:
+            peer.locate_at = now + min(elapsed_s, _RESYNC_WAIT_LIMIT_S)
+        self._due_at = min(self._due_at, now + _RETRY_S)
+        if buckets and not self._lister.spans:
+            self._lister.want(buckets)
 
     # As a receiver
 
@@ -245,8 +263,9 @@ class Comparison:
         if peer.verdict != DIFFERENT or not self._complete(peer):
             return False
         dropped = peer.inquiry.compare(peer, number, inventory, peer.buckets)
+        peer.unlisted += dropped
         asked, peer.asks = peer.asks, peer.inquiry.first_asks(payload_bytes)
-        found = dropped + len(peer.asks) - len(asked)
+        found = len(dropped) + len(peer.asks) - len(asked)
         peer.repaired += found
         peer.incident_repaired += found
         if len(peer.inquiry.asks) > FAR_APART:

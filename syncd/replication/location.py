@@ -141,10 +141,11 @@ class Inquiry:
 
     def compare(
         self, peer: "Peer", number: int, inventory: Inventory, buckets: int
-    ) -> int:
+    ) -> list[bytes]:
         """Take frame `number`; drop what is too many, note what to ask for.
 
-        Returns how many were dropped.
+        Returns the keys that were dropped. Buckets that are equal here may be listed
+        for somebody else.
         """
         if number != self._frame + 1 or not self._index:
             self._look_through(peer, buckets)
@@ -163,11 +164,15 @@ class Inquiry:
                 ours = sorted(short_names(record)[1] for record in records)
                 if ours != sorted(theirs[name]):
                     asks.append(name)
-        asks += [name for name in theirs if name not in self._index]
+        asks += [
+            name
+            for name in theirs
+            if buckets >> bucket_of(name) & 1 and name not in self._index
+        ]
         peer.flows.drop(extra)
         peer.expectations.drop(extra)
         self.asks += asks
-        return len(extra)
+        return extra
 
     def _look_through(self, peer: "Peer", buckets: int) -> None:
         """Our records in these buckets; their sums are counted afresh."""

@@ -109,6 +109,7 @@ class Peer:
     verdict_marker: int = 0
     inquiry: Inquiry = field(default_factory=Inquiry)
     asks: tuple[int, ...] = ()  # short names of records that it shall tell again
+    unlisted: list[bytes] = field(default_factory=list)  # dropped by an inventory
     proven_at: float = -1.0  # when our copy of its tables last was equal
     incidents: int = 0  # in which it was not
     incident_at: float = -1.0  # when our copy turned out to be different
@@ -120,6 +121,8 @@ class Peer:
     outbound_buckets: int = 0  # of its copy of ours that differed
     outbound_marker: int = 0  # of ours, the latest that it gave a verdict on
     outbound_asks: int = 0  # names that it has asked for since
+    outbound_differs_at: float = -1.0  # since when its copy of ours was not equal
+    locate_at: float = 0.0  # when it is listed for it what differs, at the earliest
     pulled_at: float = -1e9  # when a difference last made us ask for everything
     pull_wait_s: float = 5.0  # until it may do so again
     audited_at: float = -1e9  # when all of our copy was last counted afresh

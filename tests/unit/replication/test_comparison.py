@@ -3,6 +3,7 @@
 import pytest
 from syncd.flows.digest import bucket_of, short_name
 from syncd.replication.frame import Coder, Data
+from syncd.replication.location import audit_all
 from syncd.replication.peer import Peer
 from syncd.replication.settings import Settings
 
@@ -214,3 +215,59 @@ def test_a_flushed_copy_stays_empty_until_somebody_asks() -> None:
     talk.run(1)
     assert talk.copy("b", "a") == talk.own("a")
     assert b.peers["a"].verified
+
+
+def test_a_copy_that_is_not_whole_is_not_verified_at_its_sender_either() -> None:
+    talk = in_step("a", "b", flows=50, settings=Settings(peer_flows_limit=100))
+    a, b = talk.engines["a"], talk.engines["b"]
+    peer = a.peers["b"]
+    assert [peer.verified] == [True]
+    put(a.own, *range(50, 300))
+    talk.run(12, step_s=0.05)
+    assert len(talk.copy("b", "a")) == 100
+    assert [b.peers["a"].verified, peer.verified] == [False, False]
+    asked = talk.now
+    a.verify(asked)
+    talk.run(2, step_s=0.05)
+    assert peer.outbound_at < asked  # no answer, and not "equal"
+
+
+def test_two_copies_that_differ_in_other_buckets_cost_the_records_that_differ() -> None:
+    talk = in_step("a", "b", "c", flows=10000)
+    a = talk.engines["a"]
+    copies = [talk.engines[name].peers["a"] for name in "bc"]
+    first = next(iter(talk.own("a")))
+    bucket = bucket_of(short_name(first))
+    other = next(key for key in talk.own("a") if bucket_of(short_name(key)) != bucket)
+    for peer, key in zip(copies, (first, other), strict=True):
+        peer.flows.bodies[key] = peer.flows.bodies[key][:-1] + b"\xff"
+        audit_all(peer)
+    before = a.outbox.told_records
+    talk.run(3)
+    assert talk.copy("b", "a") == talk.copy("c", "a") == talk.own("a")
+    assert a.outbox.told_records - before == 2
+
+
+def test_a_difference_that_stays_is_looked_for_ever_less() -> None:
+    talk = in_step("a", "b", flows=1000)
+    a = talk.engines["a"]
+    noise = b"".join(hash((n, "x")).to_bytes(8, "big", signed=True) for n in range(400))
+    a.own.flows.put(flow_key(5000), noise, b"", 1)
+    talk.run(20.0, step_s=0.02)
+    lister = a.comparison._lister
+    before = lister.listed, a.comparison.marker
+    talk.run(20.0, step_s=0.02)
+    assert lister.listed - before[0] <= 100  # two rounds over one of 64 buckets
+    assert a.comparison.marker - before[1] <= 40
+
+
+def test_what_an_inventory_drops_leaves_the_kernel_of_the_holder_as_well() -> None:
+    talk = in_step("a", "b")
+    a, b = talk.engines["a"], talk.engines["b"]
+    a.promote(talk.now)
+    talk.run(1)
+    put(b.own, 999)  # a copy from when it was primary
+    b.peers["a"].flows.put([flow_key(999), flow_body(999)], talk.now)
+    talk.run(3)
+    assert flow_key(999) not in talk.copy("b", "a")
+    assert b.take_ended_elsewhere() == [flow_key(999)]
