@@ -193,7 +193,9 @@ class Outbox:
                 break
             if len(flow_keys) + len(keys) == 1:
                 self._give_up(flows if flow_keys else expectations)
-                return self.pack_marks(own)
+                if not flows.marks and not expectations.marks:
+                    return None
+                continue
             count = max((len(flow_keys) + len(keys)) * 3 // 4, 1)
         self._unmark_first(flows, flow_keys)
         self._unmark_first(expectations, keys)
@@ -220,16 +222,14 @@ class Outbox:
             room = count - len(flow_keys)
             keys = running.expectations[-room:][::-1] if room else []
             frame = self._pack(own, flow_keys, keys)
+            if frame is None and len(flow_keys) + len(keys) > 1:
+                count = max((len(flow_keys) + len(keys)) * 3 // 4, 1)
+                continue
+            del running.flows[len(running.flows) - len(flow_keys) :]
+            del running.expectations[len(running.expectations) - len(keys) :]
             if frame is not None:
                 break
-            if len(flow_keys) + len(keys) == 1:
-                self.oversized += 1
-                break
-            count = max((len(flow_keys) + len(keys)) * 3 // 4, 1)
-        del running.flows[len(running.flows) - len(flow_keys) :]
-        del running.expectations[len(running.expectations) - len(keys) :]
-        if frame is None:
-            return self.pack_pass(own)
+            self.oversized += 1
         # What leaves now is today's state: it needs no mark. A key that was new to
         # the peers is known to them from here on.
         self._unmark(own.flows, flow_keys)
@@ -260,10 +260,8 @@ class Outbox:
             return []
         frame = self._pack(own, flow_keys, keys)
         if frame is not None:
-            for key in flow_keys:
-                own.flows.marks.pop(key, None)
-            for key in keys:
-                own.expectations.marks.pop(key, None)
+            self._unmark(own.flows, flow_keys)
+            self._unmark(own.expectations, keys)
             return [frame]
         if len(flow_keys) + len(keys) == 1:
             self.oversized += 1

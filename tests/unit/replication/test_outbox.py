@@ -184,3 +184,24 @@ def test_a_key_marked_again_keeps_what_was_told_of_it() -> None:
     assert own.flows.told(flow_key(1)) == flow_body(1)
     drained(outbox, own)
     assert own.flows.told(flow_key(1)) == flow_body(1, 30)
+
+
+def test_many_records_that_no_frame_can_carry_are_passed_over_as_well() -> None:
+    outbox, own = made("b", payload_bytes=300)
+    noise = b"".join(hash((n, "x")).to_bytes(8, "big", signed=True) for n in range(64))
+    for number in range(3000):
+        own.flows.put(flow_key(number), noise, b"", 1)
+    assert outbox.pack_marks(own) is None
+    assert outbox.oversized == 3000
+    outbox.begin_pass(1, own, ["b"])
+    assert content(outbox.pack_pass(own)).flows == []
+    assert outbox.oversized == 6000
+
+
+def test_what_a_walk_tells_is_in_the_digest_marked_or_not() -> None:
+    outbox, own = made("b")
+    put(own, 1)
+    outbox.pack_keys(own, [flow_key(1)], [])
+    told = Digest()
+    told.store({}, [flow_key(1), flow_body(1)])
+    assert outbox.told.values == told.values
