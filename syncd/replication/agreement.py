@@ -81,10 +81,10 @@ class Agreement(Speaker):
         if frame.epoch != inbox.epoch:
             if inbox.is_ended(frame.epoch):
                 return None
-            if self._is_rival(peer, source, now):
-                return "name"
             if not self._alive(peer, frame, hello, now):
                 return None
+            if self._is_rival(peer, source, now):
+                return "name"
             if self.membership.is_early(peer, source, now):
                 return None
             if not self.membership.may_open(peer):
@@ -228,6 +228,7 @@ class Agreement(Speaker):
         peer.verdict = peer.verdict_marker = 0
         peer.compared = False
         peer.outbound_buckets = 0
+        peer.outbound_differs_at = -1.0
         peer.asks = ()
         peer.inbound_equal = peer.outbound_equal = False
         if peer.name in self.outbox.acked:
@@ -345,6 +346,8 @@ class Agreement(Speaker):
             peer, frame.number, data.inventory, self.outbox.payload_bytes, now
         ):
             self.hello_at = now
+            self._ended_by(peer, peer.unlisted)
+            peer.unlisted = []
         if self.settings.mode != RELIABLE and not data.resync:
             return  # nobody waits for an acknowledgement
         self.unacknowledged_frames += 1
@@ -428,8 +431,9 @@ class Agreement(Speaker):
 
     def forget_strangers(self, now: float) -> None:
         """Names that nobody stands for any more."""
-        for name in self.membership.forget(self.own, now):
-            self.say("info", f"{name} is forgotten: it was away for too long")
+        for peer in self.membership.forget(self.own, now):
+            self.roles.forget(peer)
+            self.say("info", f"{peer.name} is forgotten: it was away for too long")
         if self.membership.twin_gone(now):
             self.say("info", f"no other node calls itself {self.node} any more")
 

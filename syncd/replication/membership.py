@@ -90,7 +90,7 @@ class Membership:
             peer.sources.add(source)
 
     def is_rival(self, peer: Peer, source: str, now: float) -> bool:
-        """Is this life of a peer heard beside another one that goes on?
+        """Is this life of a peer, which goes on, heard beside another one that does?
 
         From another source than the life that we know it has to wait until that one
         is quiet; heard side by side for a while, they are two nodes.
@@ -110,7 +110,6 @@ class Membership:
         together_s = peer.heard_at - peer.rival_since
         if together_s >= _TOGETHER_INTERVALS * settings.hello_interval_s:
             peer.rival_at, peer.rival_source = now, source
-            peer.candidates.clear()
             self.conflicts += 1
             return True
         return False
@@ -169,8 +168,8 @@ class Membership:
 
     # Until when
 
-    def forget(self, own: Own, now: float) -> list[str]:
-        """Forget strangers that fell silent, and peers that left for good."""
+    def forget(self, own: Own, now: float) -> list[Peer]:
+        """Forget silent strangers, and peers that left for good; return the latter."""
         silence_s = self._settings.silence_s
         for peer in self._strangers():
             if now - peer.heard_at >= silence_s:
@@ -179,14 +178,14 @@ class Membership:
             return []
         self._look_at = now + min(_LOOK_S, self._settings.forget_after_s)
         gone = [
-            peer.name
+            peer
             for peer in self.peers.values()
             if peer.state in (PeerState.LOST, PeerState.REFUSED)
             and now - peer.heard_at >= self._settings.forget_after_s
             and not self._sole_holder(peer, own)
         ]
-        for name in gone:
-            del self.peers[name]
+        for peer in gone:
+            del self.peers[peer.name]
         self.forgotten += len(gone)
         return gone
 

@@ -44,7 +44,7 @@ class Readiness:
 def _lacking(peer: Peer) -> str:
     """Why this peer's table is not here in full, or nothing."""
     if not peer.live:
-        if peer.inbox.epoch and not peer.swept and peer.state is PeerState.LOST:
+        if peer.inbox.epoch and not peer.swept:
             return f"{peer.name} was lost before all of its table was here"
         return ""
     if peer.state is not PeerState.IN_STEP:

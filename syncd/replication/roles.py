@@ -27,17 +27,26 @@ FAULT = "fault"
 class Roles:
     """This node's role and claim."""
 
-    __slots__ = ("claim", "holding", "role")
+    __slots__ = ("_forgotten", "claim", "holding", "role")
 
     def __init__(self) -> None:
         self.role = BACKUP
         self.claim = 0
         self.holding = False
+        self._forgotten = 0  # the highest claim of peers that are forgotten
+
+    def forget(self, peer: Peer) -> None:
+        """A peer left for good; what it took over it took over all the same."""
+        self._forgotten = max(self._forgotten, peer.claim)
+
+    def _highest(self, peers: Iterable[Peer]) -> int:
+        """The highest claim that others ever had."""
+        return max([self._forgotten, *(peer.claim for peer in peers)])
 
     def owner(self, peers: Iterable[Peer]) -> bool:
         """Does this node's table stand for traffic that nobody took over?"""
-        highest = max((peer.claim for peer in peers), default=0)
-        return self.role == PRIMARY or (self.claim > 0 and self.claim >= highest)
+        owns = self.claim > 0 and self.claim >= self._highest(peers)
+        return self.role == PRIMARY or owns
 
     def overtaken(self, peers: Iterable[Peer]) -> bool:
         """Does the traffic that this node stood for belong to somebody else now?
@@ -45,14 +54,14 @@ class Roles:
         Its ends are true then, even those that come with an address: to put them into
         a kernel again is to bring back what the new owner has ended since.
         """
-        return 0 < self.claim < max((peer.claim for peer in peers), default=0)
+        return 0 < self.claim < self._highest(peers)
 
     def promote(self, peers: Iterable[Peer], own: Own) -> None:
         """Become primary; repeated, it changes nothing."""
         if self.role == PRIMARY:
             return
         self.role = PRIMARY
-        self.claim = 1 + max([self.claim, *(peer.claim for peer in peers)])
+        self.claim = 1 + max(self.claim, self._highest(peers))
         self.holding = False
         own.flows.release()
         own.expectations.release()

@@ -294,3 +294,23 @@ def test_our_own_earlier_life_that_is_repeated_is_no_second_node(
     assert not again.agreement.membership.twin_source
     assert again.ready
     assert not any("calls itself" in text for _, text in again.take_messages())
+
+
+@pytest.mark.parametrize("security", [SEALED, PLAIN], ids=["sealed", "plain"])
+def test_an_earlier_life_of_a_peer_that_is_repeated_is_no_second_node(
+    security: Security,
+) -> None:
+    talk = Talk("a", "b", security=security)
+    talk.run(20, 0.05)
+    old = recorded(talk, "a")
+    talk.start("a", epoch=1000)
+    b = talk.start("b", epoch=77)
+    talk.run(2)
+    b.take_messages()
+    for step in range(400):
+        b.receive(old[step * len(old) // 400], 0, "x", talk.now)
+        talk.turn()
+        talk.now += 0.03
+    assert b.peers["a"].inbox.epoch == 1000
+    assert b.peers["a"].rival_at < 0
+    assert not any("two nodes" in text for _, text in b.take_messages())

@@ -146,3 +146,19 @@ def test_the_only_holder_of_flows_that_nobody_took_over_is_not_forgotten() -> No
     put(talk.engines["a"].own, 1)  # the flow moved here
     talk.run(20, 0.1)
     assert not talk.engines["a"].peers
+
+
+def test_who_was_overtaken_by_a_node_that_is_forgotten_stays_overtaken() -> None:
+    talk = Talk("a", "b", settings=Settings(forget_after_s=60))
+    a, b = talk.engines["a"], talk.engines["b"]
+    a.promote(talk.now)
+    talk.run(1)
+    a.demote(talk.now)
+    b.promote(talk.now)
+    talk.run(1)
+    del talk.engines["b"]
+    talk.run(75, 0.1)
+    assert not a.peers
+    assert not a.roles.owner(())
+    a.promote(talk.now)
+    assert a.roles.claim > b.roles.claim

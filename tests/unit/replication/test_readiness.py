@@ -81,3 +81,17 @@ def test_a_peer_that_died_before_it_was_heard_in_full_leaves_a_node_half_empty()
     assert b.lacking == "a was lost before all of its table was here"
     talk.run(20, step_s=0.05)
     assert is_ready(b)
+
+
+def test_a_frame_of_a_mode_of_long_ago_makes_no_half_told_peer_complete() -> None:
+    old = Talk("a", settings=Settings(mode="refresh"))
+    old.run(1)
+    talk = Talk("a", "b", settings=PATIENT)
+    talk.engines["a"].kernel_read = False  # it never begins a pass
+    talk.run(2)
+    del talk.engines["a"]
+    talk.run(4)
+    b = talk.engines["b"]
+    assert "was lost before" in b.lacking
+    assert b.receive(old.sent[0][1], 0, "x", talk.now) == "mode"
+    assert "was lost before" in b.lacking
