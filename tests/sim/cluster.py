@@ -66,6 +66,7 @@ class Cluster:
                 plan.security,
             )
             node.kernel.late_end_share = plan.late_end_share
+            node.rekeyed = bool(plan.rotation)
             self.nodes[name] = node
             rng = random.Random(self.rng.random())
             self.workloads[name] = Workload(

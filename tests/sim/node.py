@@ -256,7 +256,6 @@ class SimulatedNode:
     def change_security(self, security: Security) -> None:
         """Other keys, or another mode, from now on and in later lives."""
         self.security = security
-        self.rekeyed = True
         keys = ",".join(key.hex() for key in security.keys)
         self._note(
             f"security {security.mode}, sends {security.sending.hex()} of {keys}"
