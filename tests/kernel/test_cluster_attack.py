@@ -14,7 +14,7 @@ from tests.lab import Lab
 
 pytestmark = pytest.mark.kernel
 
-LOAD, FLOWS = 800.0, 1600
+LOAD, FLOWS, PATIENCE_S = 800.0, 1600, 20.0
 SHORT = {
     "multicast": (
         *("truncated", "turned", "replayed", "echo", "spliced", "forged", "unknown"),
@@ -30,6 +30,7 @@ def test_without_a_key_nodes_bear_what_is_no_frame(
     lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with trial.staged(lab, tmp_path, LOAD, FLOWS) as stage:
+        stage.heal_s = PATIENCE_S
         attacker = Attacker(stage, tmp_path)
         assert attacker.record(2.0) > 0
         _bear(attacker, OPEN_TOO, capsys)
@@ -46,6 +47,7 @@ def test_without_the_key_nobody_changes_anything(
         security=trial.ENFORCE,
         guests=guests,
     ) as stage:
+        stage.heal_s = PATIENCE_S
         attacker = Attacker(stage, tmp_path)
         assert attacker.record(2.0) > 0
         _bear(attacker, SHORT[link], capsys)

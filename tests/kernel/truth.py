@@ -261,7 +261,7 @@ class Watch:
 
 
 def _kept(row: reader.Row) -> reader.Row:
-    return reader.as_replicated(row)
+    return reader.as_told(row)
 
 
 def contradictions(before: Status, now: Status) -> list[str]:
