@@ -32,6 +32,7 @@ from syncd.replication.engine import ReplicationEngine
 from syncd.replication.settings import Settings
 
 _LOG = logging.getLogger("syncd")
+_FOREIGN = frozenset(("auth", "malformed", "replay", "version"))  # proof of nothing
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING}
 
 
@@ -176,14 +177,18 @@ class Node:
         if not watch.cancelled() and (error := watch.exception()) is not None:
             self._failed(error if isinstance(error, Exception) else RuntimeError())
 
-    def _received(self, link: int, batch: Batch) -> None:
+    def _received(self, link: int, batch: Batch) -> bool:
+        """Datagrams of one link; was one of them from somebody who has the key?"""
         now = time.monotonic()
+        genuine = False
         for datagram, source in batch:
             reason = self.engine.receive(datagram, link, source, now)
+            genuine |= reason not in _FOREIGN
             if reason is not None:
                 rejected = self.rejected[link]
                 rejected[reason] = rejected.get(reason, 0) + 1
         self._follow(now)
+        return genuine
 
     def pump(self) -> None:
         """Let leave what is due, and come back when the engine wants it."""

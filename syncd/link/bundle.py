@@ -22,11 +22,12 @@ class LinkBundle:
     def __init__(
         self,
         configs: Iterable[LinkConfig],
-        on_datagrams: Callable[[int, Batch], None],
+        on_datagrams: Callable[[int, Batch], bool],
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_datagrams` is given the link's place in the list, and what it heard;
-        `on_change` is called when a link has changed by itself."""
+        """`on_datagrams` is given the link's place in the list, and what it heard, and
+        says whether some of it was genuine; `on_change` is called when a link has
+        changed by itself."""
         self.links = tuple(
             TcpLink(config, partial(on_datagrams, place), on_change)
             if config.type == "tcp"

@@ -37,6 +37,7 @@ class Connection(asyncio.Protocol):
         self.peer = peer
         self.closed = asyncio.get_running_loop().create_future()
         self.heard = False  # has a whole datagram come?
+        self.proven = False  # has a genuine one?
         self._owner = owner
         self._unsent_limit = unsent_limit
         self._transport: asyncio.Transport | None = None

@@ -2,7 +2,8 @@
 
 In: a link's configuration, the state of its interface, datagrams to send. Out:
 datagrams of the peers in batches. The rule: one connection per pair of nodes, dialled
-by the one with the lower address; a newer connection of a peer replaces its older one.
+by the one with the lower address; a newer connection of a peer replaces its older one
+when a genuine frame has come over it: an address alone proves nothing.
 A peer that does not take what it is sent delays nobody: what does not fit into its
 bounded buffer is dropped and counted, and the replication marks those flows again.
 
@@ -19,6 +20,7 @@ import os
 import random
 import socket
 from collections.abc import Callable, Collection, Coroutine, Sequence
+from itertools import chain
 
 from syncd.config_link import LinkConfig
 from syncd.link.facts import Batch, LinkState, LinkStatus, Totals
@@ -37,6 +39,7 @@ _LOG = logging.getLogger("syncd.link")
 _FRAME_BYTES = 4096  # no MTU limits a stream; a larger frame saves little
 _UNSENT_LIMIT = 1 << 20  # bytes of one peer beside the kernel's buffer: a full window
 _ACCEPT_LIMIT = 16  # connections taken at once, and half-made ones
+_RIVALS_LIMIT = 8  # newer connections of one peer that have not proved themselves
 _CONNECT_S = 3.0
 _RETRY_S = 1.0
 _BACK_OFF_S = (0.1, 5.0)  # first and longest wait before the next call
@@ -48,9 +51,10 @@ class TcpLink:
     def __init__(
         self,
         config: LinkConfig,
-        on_datagrams: Callable[[Batch], None],
+        on_datagrams: Callable[[Batch], bool],
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_datagrams` says whether one of them was genuine."""
         self.config = config
         self.name = config.interface or config.local
         self.state = LinkState.WAITING
@@ -70,6 +74,7 @@ class TcpLink:
         self._addresses: frozenset[str] = frozenset()
         self._listener: socket.socket | None = None
         self._connections: dict[str, Connection] = {}
+        self._rivals: dict[str, list[Connection]] = {}  # newer ones, the oldest first
         self._tasks: set[asyncio.Task[None]] = set()
         self._retry: asyncio.TimerHandle | None = None
         self._said: set[str] = set()
@@ -142,10 +147,15 @@ class TcpLink:
 
     def arrived(self, connection: Connection, datagrams: list[bytes]) -> None:
         """Datagrams of a peer; a connection that was replaced has no say."""
-        if self._connections.get(connection.peer) is connection:
-            self._totals.received_frames += len(datagrams)
-            self._totals.received_bytes += sum(map(len, datagrams))
-            self._deliver([(datagram, connection.peer) for datagram in datagrams])
+        peer = connection.peer
+        rivals = self._rivals.get(peer, [])
+        if self._connections.get(peer) is not connection and connection not in rivals:
+            return
+        self._totals.received_frames += len(datagrams)
+        self._totals.received_bytes += sum(map(len, datagrams))
+        genuine = self._deliver([(datagram, peer) for datagram in datagrams])
+        if genuine and not connection.proven:
+            self._proved(connection)
 
     def broke(self, connection: Connection) -> None:
         """The peer sent a length that cannot be."""
@@ -154,10 +164,31 @@ class TcpLink:
 
     def ended(self, connection: Connection) -> None:
         """A connection is closed."""
-        if self._connections.get(connection.peer) is connection:
-            del self._connections[connection.peer]
-            _LOG.warning("%s: %s is disconnected", self.name, connection.peer)
-            self._follow_connections()
+        peer = connection.peer
+        rivals = self._rivals.get(peer, [])
+        if connection in rivals:
+            rivals.remove(connection)
+        if self._connections.get(peer) is not connection:
+            return
+        del self._connections[peer]
+        if connection.proven:
+            _LOG.warning("%s: %s is disconnected", self.name, peer)
+        if rivals:
+            self._connections[peer] = rivals.pop()
+        self._follow_connections()
+
+    def _proved(self, connection: Connection) -> None:
+        """A genuine frame came over it: it is the peer's from now on."""
+        peer = connection.peer
+        before = self._connections.get(peer)
+        if before is None or self._listener is None:
+            return  # it was closed by what the frame said
+        connection.proven = True
+        _LOG.info("%s: %s is connected", self.name, peer)
+        if before is not connection:
+            self._rivals[peer].remove(connection)
+            self._connections[peer] = connection
+            before.abort()
 
     # Opening and closing
 
@@ -199,8 +230,9 @@ class TcpLink:
             self._listener = None
         for task in self._tasks:
             task.cancel()
-        connections, self._connections = self._connections, {}
-        for connection in connections.values():
+        connections = [*self._connections.values(), *chain(*self._rivals.values())]
+        self._connections, self._rivals = {}, {}
+        for connection in connections:
             connection.abort()
         self._wait(reason)
 
@@ -246,7 +278,7 @@ class TcpLink:
             await self._take(sock, peer)
 
     async def _take(self, sock: socket.socket, peer: str) -> Connection:
-        """Make it the connection of that peer."""
+        """Make it the connection of that peer, or a rival of the one that it has."""
         try:
             prepare_stream(sock, self.config)
             _, connection = await asyncio.get_running_loop().connect_accepted_socket(
@@ -255,12 +287,14 @@ class TcpLink:
         except BaseException:
             sock.close()
             raise
-        before = self._connections.get(peer)
-        self._connections[peer] = connection
-        if before is not None:
-            before.abort()
-        _LOG.info("%s: %s is connected", self.name, peer)
-        self._follow_connections()
+        if peer not in self._connections:
+            self._connections[peer] = connection
+            self._follow_connections()
+            return connection
+        rivals = self._rivals.setdefault(peer, [])
+        rivals.append(connection)
+        if len(rivals) > _RIVALS_LIMIT:
+            rivals.pop(0).abort()
         return connection
 
     def _follow_connections(self) -> None:

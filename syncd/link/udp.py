@@ -58,7 +58,7 @@ class UdpLink:
     def __init__(
         self,
         config: LinkConfig,
-        on_datagrams: Callable[[Batch], None],
+        on_datagrams: Callable[[Batch], object],
         pace_s: float = 0.002,
     ) -> None:
         self.config = config

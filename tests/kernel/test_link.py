@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 from syncd.config_link import LinkConfig
 from syncd.link.bundle import LinkBundle
-from syncd.link.facts import LinkState
+from syncd.link.facts import Batch, LinkState
 from syncd.link.sockets import open_sender
 from syncd.link.udp import UdpLink
 
@@ -307,8 +307,13 @@ async def test_a_bundle_sends_over_the_links_that_it_is_told_and_hears_all(
         LinkConfig(interface="eth1", group="225.0.0.50"),
     ]
     heard: list[tuple[bytes, str]] = []
-    sending = LinkBundle(configs, lambda _place, batch: heard.extend(batch))
-    hearing = LinkBundle(configs, lambda _place, batch: heard.extend(batch))
+
+    def hear(_place: int, batch: Batch) -> bool:
+        heard.extend(batch)
+        return True
+
+    sending = LinkBundle(configs, hear)
+    hearing = LinkBundle(configs, hear)
 
     def tell(namespace: str, bundle: LinkBundle, name: str, number: int) -> None:
         with inside(namespace):

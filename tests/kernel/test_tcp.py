@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from syncd.config_link import LinkConfig
-from syncd.link.facts import LinkState
+from syncd.link.facts import Batch, LinkState
 from syncd.link.stream import LENGTH_LIMIT
 from syncd.link.tcp import TcpLink
 
@@ -48,7 +48,12 @@ def node(number: int, port: int, peers: tuple[int, ...]) -> Node:
         receive_buffer=BUFFER,
     )
     heard: list[tuple[bytes, str]] = []
-    return Node(TcpLink(config, heard.extend), heard)
+
+    def hear(batch: Batch) -> bool:
+        heard.extend(batch)
+        return any(datagram != b"forged" for datagram, _ in batch)
+
+    return Node(TcpLink(config, hear), heard)
 
 
 def free_port() -> int:
@@ -138,12 +143,51 @@ async def test_a_newer_connection_of_a_peer_replaces_the_older_one() -> None:
         first = await call(1, two)
         await until(lambda: two.connections == 1)
         second = await call(1, two)
-        assert await closed_by_peer(first)
         second.send(b"\0\0\0\5again")
+        assert await closed_by_peer(first)
         await until(lambda: two.heard == [(b"again", address(1))])
         assert two.connections == 1
         first.close()
         second.close()
+
+
+async def test_who_has_a_peers_address_and_no_key_ends_no_connection(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Peers are firewalls: what they masquerade comes from their address."""
+    async with nodes(2, absent=(1,)) as (two,):
+        peer = await call(1, two)
+        peer.send(b"\0\0\0\4good")
+        await until(lambda: len(two.heard) == 1)
+        said = len(caplog.records)
+        strangers = [await call(1, two) for _ in range(20)]
+        for stranger in strangers[10:]:
+            stranger.send(b"\0\0\0\6forged")
+        await until(lambda: len(two.heard) >= 9)
+        for stranger in strangers[:12]:
+            assert await closed_by_peer(stranger)
+        assert two.connections == 1
+        assert await two.link.send([b"to the peer"]) == 1
+        loop = asyncio.get_running_loop()
+        assert await loop.sock_recv(peer, 100) == b"\0\0\0\x0bto the peer"
+        for stranger in strangers:
+            stranger.close()
+        await asyncio.sleep(0.05)
+        assert len(caplog.records) == said
+        peer.close()
+
+
+async def test_a_peer_is_let_in_though_somebody_without_the_key_came_first() -> None:
+    async with nodes(2, absent=(1,)) as (two,):
+        stranger = await call(1, two)
+        stranger.send(b"\0\0\0\6forged")
+        await until(lambda: len(two.heard) == 1)
+        peer = await call(1, two)
+        peer.send(b"\0\0\0\4good")
+        assert await closed_by_peer(stranger)
+        assert await two.link.send([b"to the peer"]) == 1
+        stranger.close()
+        peer.close()
 
 
 @pytest.mark.parametrize("source", [9, 3])
@@ -210,7 +254,7 @@ async def test_what_is_too_long_for_a_frame_does_not_leave() -> None:
 async def test_an_address_that_is_taken_or_absent_is_waited_for() -> None:
     async with nodes(2, absent=(1,)) as (two,):
         config = two.link.config
-        second = Node(TcpLink(config, lambda _: None))
+        second = Node(TcpLink(config, lambda _: True))
         second.plug_in()
         assert second.link.reason == "Address already in use, trying again"
         two.link.close()

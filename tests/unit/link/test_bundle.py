@@ -14,17 +14,17 @@ CONFIGS = (
 
 
 def test_each_interface_is_wanted_once_by_name_or_address() -> None:
-    bundle = LinkBundle(CONFIGS, lambda _place, _batch: None)
+    bundle = LinkBundle(CONFIGS, lambda _place, _batch: True)
     assert bundle.wanted == ("eth2", "eth3", "10.0.0.1")
 
 
 def test_without_an_active_link_nobody_sends() -> None:
-    bundle = LinkBundle(CONFIGS, lambda _place, _batch: None)
+    bundle = LinkBundle(CONFIGS, lambda _place, _batch: True)
     assert not bundle.active
 
 
 def test_facts_reach_only_the_links_on_that_interface() -> None:
-    bundle = LinkBundle(CONFIGS, lambda _place, _batch: None)
+    bundle = LinkBundle(CONFIGS, lambda _place, _batch: True)
     bundle.interface_changed("eth2", None, 1400, [])
     assert [status.reason for status in bundle.status()] == [
         "the interface is absent or down",
@@ -39,6 +39,6 @@ def test_facts_reach_only_the_links_on_that_interface() -> None:
 
 @pytest.mark.parametrize("count", [1, 5])
 def test_a_closed_bundle_has_no_sender(count: int) -> None:
-    bundle = LinkBundle(CONFIGS[:count], lambda _place, _batch: None)
+    bundle = LinkBundle(CONFIGS[:count], lambda _place, _batch: True)
     bundle.close()
     assert not bundle.active
