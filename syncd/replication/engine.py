@@ -334,6 +334,8 @@ class ReplicationEngine:
 
     def deadline(self) -> float | None:
         """When `tick` and `send` are due again, on the caller's clock."""
+        if not self.paths.usable:  # whatever waits: nothing can leave
+            return self._now + self.settings.hello_interval_s / 2
         if self._work_waits():
             return self._now
         agreement = self.agreement
