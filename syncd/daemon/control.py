@@ -299,4 +299,5 @@ def _remove_stale(path: str) -> None:
         return
     except (TimeoutError, BlockingIOError):
         pass  # a full backlog: somebody is there
-    raise ControlError(f"control.socket {path}: another daemon answers there")
+    problem = "another daemon answers there, syncd stop ends it"
+    raise ControlError(f"control.socket {path}: {problem}")

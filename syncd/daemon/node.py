@@ -29,6 +29,7 @@ from syncd.kernel.requests import RequestSocket
 from syncd.link.bundle import LinkBundle
 from syncd.link.facts import Batch, LinkState
 from syncd.replication.engine import ReplicationEngine
+from syncd.replication.seal import OFF
 from syncd.replication.settings import Settings
 
 _LOG = logging.getLogger("syncd")
@@ -84,6 +85,7 @@ class Node:
         )
         self._failure: Exception | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._looked_at: float | None = None  # when every interface was seen once
         self._timer: asyncio.TimerHandle | None = None
         self._sending: asyncio.Task[None] | None = None
 
@@ -151,7 +153,7 @@ class Node:
             self.engine.change_security(security, time.monotonic())
             if security.mode != before.mode and (text := warning(security)):
                 _LOG.warning(text)
-            if security.sending != before.sending:
+            if security.sending != before.sending and security.mode != OFF:
                 _LOG.info("frames are sealed with key %s", security.sending.hex())
             self.pump()
 
@@ -163,6 +165,7 @@ class Node:
     async def _watch(self) -> None:
         """Tell the links what becomes of their interfaces."""
         bundle = self.bundle
+        unseen = set(bundle.wanted)
         async with contextlib.aclosing(host.watch_interfaces(bundle.wanted)) as changes:
             async for name, found in changes:
                 if found is None or not found.usable:
@@ -171,6 +174,9 @@ class Node:
                     bundle.interface_changed(
                         name, found.index, found.mtu, found.addresses
                     )
+                unseen.discard(name)
+                if not unseen and self._looked_at is None:
+                    self._looked_at = time.monotonic()
                 self.pump()
 
     def _watch_ended(self, watch: asyncio.Task[None]) -> None:
@@ -198,11 +204,11 @@ class Node:
             self._timer.cancel()
             self._timer = None
         now = time.monotonic()
-        self._tell_links()
+        known = self._tell_links(now)
         self.engine.tick(now)
         if self.engine.agreement.ended_elsewhere:
             self.operations.delete_ended()
-        datagrams = self.engine.send(now) if self.bundle.active else []
+        datagrams = self.engine.send(now) if known and self.bundle.active else []
         for level, text in self.engine.take_messages():
             _LOG.log(_LEVELS[level], text)
         if datagrams:
@@ -210,11 +216,20 @@ class Node:
             return
         self._rest(now)
 
-    def _tell_links(self) -> None:
-        """Facts about the links; a link also changes by itself."""
+    def _tell_links(self, now: float) -> bool:
+        """Facts about the links, once they are known; a link also changes by itself.
+
+        A tcp link begins without a connection: that is no failure for a moment.
+        """
+        moment_s = self.config.replication.hello_interval_s
+        if self._looked_at is None or not (
+            self.bundle.active or now >= self._looked_at + moment_s
+        ):
+            return False
         for place, link in enumerate(self.bundle.links):
             usable = link.state is LinkState.ACTIVE
             self.engine.link_changed(place, usable=usable, frame_bytes=link.frame_bytes)
+        return True
 
     def _follow(self, now: float) -> None:
         """After input: pump if something is due, else see that the timer is early."""

@@ -179,7 +179,9 @@ class Operations:
                 _LOG.warning("promote before this node is ready: %s", lacking)
             peers = sources(engine.peers.values())
             result = await self._takeover.commit(peers, take_held=True)
+            before = engine.roles.role
             engine.promote(time.monotonic())
+            _say_role(before, engine.roles.role)
             _taken_over(peers, result)
             for peer in peers:
                 if not result.failures:
@@ -205,7 +207,9 @@ class Operations:
         async with self._turn:
             await self._takeover.settle()
             self._node.listener.drain()
+            before = self._engine.roles.role
             change(time.monotonic())
+            _say_role(before, self._engine.roles.role)
             pushed = await self._until(self._nothing_to_tell, options, _FLUSH_S)
             return {"role": self._engine.roles.role, "pushed": pushed, "ok": True}
 
@@ -268,6 +272,7 @@ class Operations:
                 count = own.flows.clear() + own.expectations.clear()
             else:
                 count = self._engine.forget_peers()
+            _LOG.info("flush %s: %d records forgotten", table, count)
             self._node.pump()
             return {"ok": True, "flushed": count}
 
@@ -295,6 +300,7 @@ class Operations:
                     own.flows.end(key)
                     own.expectations.end(key)
                 await asyncio.sleep(0)
+        _LOG.info("flush kernel: %d records deleted", count)
         await self._node.listener.read_kernel()
         return {"ok": True, "flushed": count}
 
@@ -373,6 +379,11 @@ class Operations:
                 return False
             await asyncio.sleep(_LOOK_S)
         return True
+
+
+def _say_role(before: str, role: str) -> None:
+    if role != before:
+        _LOG.info("role %s, was %s", role, before)
 
 
 def _taken_over(peers: list[Peer], result: Result) -> None:

@@ -36,7 +36,7 @@ def run(path: str) -> int:
         asyncio.run(_serve(path, config))
     except ConfigError as error:
         print(error, file=sys.stderr)
-        return 2
+        return 4 if isinstance(error.__cause__, PermissionError) else 2
     except ControlError as error:
         _LOG.error(str(error))
         return error.status

@@ -194,6 +194,8 @@ class TcpLink:
 
     def _obstacle(self) -> str:
         if self._index is None:
+            if not self.config.interface:
+                return f"no interface that is up has the address {self.config.local}"
             return "the interface is absent or down"
         if plain(self._local) not in self._addresses:
             return f"the address {self.config.local} is not there"

@@ -182,6 +182,8 @@ class UdpLink:
     def _obstacle(self) -> str:
         """Why the link cannot be active, or nothing."""
         if self._index is None:
+            if not self.config.interface:
+                return f"no interface that is up has the address {self.config.local}"
             return "the interface is absent or down"
         if self._multicast:
             versions = {parse(address).version for address in self._addresses}

@@ -176,7 +176,8 @@ class ReplicationEngine:
         self._switches = paths.switches
         if paths.used:
             places = ", ".join(str(place + 1) for place in paths.used)
-            agreement.say("warning", f"sending over link {places} from now on")
+            level = "info" if paths.used == (0,) else "warning"
+            agreement.say(level, f"sending over link {places} from now on")
         else:
             agreement.say("warning", "no link is active: nothing can be sent")
         if self.outbox.unacked:  # what was on the way may be lost: ask at once
@@ -444,7 +445,7 @@ class ReplicationEngine:
         count = 0
         for peer in self.peers.values():
             count += peer.flows.clear() + peer.expectations.clear()
-            peer.swept = peer.inbound_equal = False
+            peer.swept = peer.inbound_equal = peer.compared = False
             if peer.state is PeerState.IN_STEP:
                 peer.move(PeerEvent.RESYNC)
         return count

@@ -277,6 +277,9 @@ def test_an_interface_may_come_later_go_and_come_back(lab: Lab, tmp_path: Path) 
         second.wait(
             lambda status: status["links"][0]["state"] != "active", "the link waits"
         )
+        first.wait(
+            lambda status: status["links"][0]["state"] == "active", "the link is there"
+        )
         mixture.play(roads, first.namespace, mixture.talks(200))
         for _ in range(2):
             lab.plug(second.namespace, "eth2", made.switch, "bridge")
@@ -288,11 +291,33 @@ def test_an_interface_may_come_later_go_and_come_back(lab: Lab, tmp_path: Path) 
                 lambda status: status["peers"][0]["state"] == "lost", "fw1 is lost"
             )
             assert second.status()["links"][0]["state"] != "active"
+        assert "no link is active" not in first.log  # nor before it had looked
+        assert first.status()["links"][0]["switches"] == 0
+        assert "no link is active" in second.log
         said = [line for line in second.log.splitlines() if "eth2" in line]
         assert len(said) <= 10, said
     finally:
         made.close()
         roads.close()
+
+
+def test_the_log_tells_of_roles_and_of_tables_that_were_emptied(alone: Node) -> None:
+    for command in ("promote", "promote", "demote", "fault"):
+        assert alone.command(command).returncode == 0
+    assert alone.command("flush", "own").returncode == 0
+    roles = [line for line in alone.log.splitlines() if "role " in line]
+    assert [line.partition("role ")[2] for line in roles] == [
+        "primary, was backup",
+        "backup, was primary",
+        "fault, was backup",
+    ]
+    assert "flush own: " in alone.log
+
+
+def test_the_figures_come_as_text_for_prometheus(alone: Node) -> None:
+    done = alone.command("metrics")
+    assert done.returncode == 0
+    assert "\nsyncd_ready 0\n" in done.stdout or "\nsyncd_ready 1\n" in done.stdout
 
 
 def test_a_cable_that_is_cut_for_a_while_heals(lab: Lab, tmp_path: Path) -> None:

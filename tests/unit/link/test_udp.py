@@ -48,6 +48,7 @@ def test_an_mtu_that_is_not_known_yet_is_taken_as_the_smallest() -> None:
         (V6, 7, ["10.0.0.1"], "the interface has no IPv6 address"),
         (V6, 7, [], "the interface has no IPv6 address"),
         (ANYWHERE, 7, ["10.0.0.7"], "the address 10.0.0.1 is not there"),
+        (ANYWHERE, None, [], "no interface that is up has the address 10.0.0.1"),
     ],
 )
 def test_a_link_says_what_it_waits_for(

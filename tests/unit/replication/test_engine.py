@@ -246,6 +246,7 @@ def test_a_node_that_forgot_its_peers_is_not_ready_until_it_asked_again() -> Non
     put(talk.engines["a"].own, 1, 2)
     talk.run(1)
     assert talk.engines["b"].forget_peers() == 2
+    assert talk.engines["b"].peers["a"].completeness == 0.0
     talk.run(1)
     assert talk.engines["b"].peers["a"].state is PeerState.SYNCING
     assert not talk.engines["b"].ready
