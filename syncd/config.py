@@ -168,7 +168,10 @@ def load(path: str) -> Config:
             data = file.read(_FILE_LIMIT + 1)
     except (OSError, ValueError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
-        raise ConfigError([f"{path}: cannot be read: {reason}"]) from error
+        problem = f"{path}: cannot be read: {reason}"
+        if isinstance(error, FileNotFoundError):
+            problem += ", write it (docs/configuration.md) or give --config FILE"
+        raise ConfigError([problem]) from error
     if len(data) > _FILE_LIMIT:
         raise ConfigError([f"{path}: is larger than 1 MiB, not a configuration"])
     try:

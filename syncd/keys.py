@@ -132,7 +132,7 @@ def new_key(comment: str = "") -> Key:
 
 
 def create(path: str, ring: KeyRing, *, overwrite: bool = False) -> None:
-    """Write a new file of mode 0600."""
+    """Write a new file of mode 0600; the owner of one that was there stays."""
     with _directory(path) as directory:
         if not overwrite and os.path.lexists(path):
             raise ConfigError(
@@ -141,7 +141,8 @@ def create(path: str, ring: KeyRing, *, overwrite: bool = False) -> None:
                     "--overwrite throws its keys away"
                 ]
             )
-        _replace(path, directory, _text(ring), None)
+        before = os.stat(path) if os.path.exists(path) else None
+        _replace(path, directory, _text(ring), before)
 
 
 def change(path: str, edit: Callable[[KeyRing], KeyRing]) -> KeyRing:

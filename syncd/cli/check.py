@@ -1,9 +1,14 @@
-"""`syncd check-config`: silent when all is well, else every problem on a line."""
+"""`syncd check-config`: silent when all is well, else every problem on a line.
+
+Without FILE the configuration of this node is meant, and its key file is looked at too;
+a FILE may be for another node.
+"""
 
 import argparse
 import json
 import sys
 
+from syncd import keys
 from syncd.config import load
 from syncd.errors import ConfigError
 
@@ -13,7 +18,9 @@ def run(arguments: argparse.Namespace) -> int:
     problems: list[str] = []
     status = 0
     try:
-        load(arguments.file or arguments.config)
+        config = load(arguments.file or arguments.config)
+        if arguments.file is None and config.security.mode != "off":
+            keys.load(config.security.key_file)
     except ConfigError as error:
         problems = error.problems
         status = 4 if isinstance(error.__cause__, PermissionError) else 2

@@ -29,6 +29,7 @@ _CLIENTS: Final = {
     "demote": ("the whole step to backup", "syncd.cli.verbs"),
     "fault": ("the whole step out of service", "syncd.cli.verbs"),
     "verify": ("compare digests with the peers", "syncd.cli.verbs"),
+    "metrics": ("the figures of status for Prometheus", "syncd.cli.status"),
     "show": ("list flows or expectations", "syncd.cli.show"),
     "stop": ("stop the daemon", "syncd.cli.verbs"),
 }
@@ -104,8 +105,7 @@ def _socket_path(config: str) -> str:
         if not isinstance(error.__cause__, OSError):
             raise
         status = 4 if isinstance(error.__cause__, PermissionError) else 2
-        hint = "give --config FILE or --socket PATH"
-        raise ControlError(f"{error}, {hint}", status) from error
+        raise ControlError(f"{error} or --socket PATH", status) from error
 
 
 def _discard_output() -> None:
@@ -156,9 +156,10 @@ def _add_arguments(
     if name in _LATER:
         parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)
     elif name == "check-config":
-        parser.add_argument("file", nargs="?", metavar="FILE")
+        text = "this file alone; without it this node's, with its key file"
+        parser.add_argument("file", nargs="?", metavar="FILE", help=text)
     elif name in ("commit", "verify"):
-        parser.add_argument("--peer", metavar="NODE")
+        parser.add_argument("--peer", metavar="NODE", help="only this one")
     elif name == "flush":
         parser.add_argument("table", choices=("own", "peer", "kernel"))
     elif name == "resync":
@@ -228,8 +229,12 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what", nargs="?", choices=("flows", "expectations"), default="flows"
     )
-    parser.add_argument("--table", choices=("own", "peer", "kernel"), default="own")
-    parser.add_argument("--peer", metavar="NODE")
+    parser.add_argument(
+        "--table",
+        choices=("own", "peer", "kernel"),
+        help="default: own, and peer with --peer",
+    )
+    parser.add_argument("--peer", metavar="NODE", help="what this one peer told")
     parser.add_argument(
         "--output",
         *("-o",),

@@ -24,13 +24,17 @@ _NAMES: Final = {"flows": "flow entries", "expectations": "expectations"}
 def run(arguments: argparse.Namespace) -> int:
     """Ask, print, give the exit status."""
     outputs = _outputs(arguments.output)
+    table = arguments.table or ("own" if arguments.peer is None else "peer")
+    if arguments.peer is not None and table != "peer":
+        problem = f"--peer {arguments.peer} goes with --table peer, not with {table}"
+        raise ControlError(problem, status=2)
     if arguments.json:
         outputs.add("json")
     given = {name: getattr(arguments, name.replace("-", "_")) for name in view.FILTERS}
     filters = view.read_filters(given)
     options = {
         "what": arguments.what,
-        "table": arguments.table,
+        "table": table,
         "peer": arguments.peer,
         "timeout": arguments.timeout,
         "raw": True,
@@ -51,8 +55,9 @@ def run(arguments: argparse.Namespace) -> int:
     sys.stdout.flush()
     if answer.get("error"):
         print(f"syncd: {answer['error']}", file=sys.stderr)
-    name = _NAMES[arguments.what]
-    print(f"syncd v{__version__}: {shown} {name} have been shown.", file=sys.stderr)
+    if answer.get("ok") is True or shown:
+        name = _NAMES[arguments.what]
+        print(f"syncd v{__version__}: {shown} {name} have been shown.", file=sys.stderr)
     if malformed:
         print(f"syncd: {malformed} records were not understood", file=sys.stderr)
     return client.outcome(answer) or int(malformed > 0)

@@ -1,4 +1,7 @@
-"""`syncd status`: the daemon's status object comes in, a page for the eye goes out."""
+"""`syncd status`: the daemon's status object comes in, a page for the eye goes out.
+
+`syncd metrics`: the same figures come in as Prometheus text, and go out as they are.
+"""
 
 import argparse
 import json
@@ -14,11 +17,12 @@ Part = Mapping[str, object]
 def run(arguments: argparse.Namespace) -> int:
     """Ask, print, give the exit status."""
     options = {"timeout": arguments.timeout}
-    answer = client.ask_once(arguments.socket, "status", options, quick=True)
+    answer = client.ask_once(arguments.socket, arguments.command, options, quick=True)
     if arguments.json:
         print(json.dumps(answer, indent=2))
     elif answer.get("ok") is True:
-        print("\n".join(page(answer)))
+        metrics = answer.get("text")
+        print(metrics or "\n".join(page(answer)), end="" if metrics else "\n")
     else:
         print(f"syncd: {answer.get('error', 'the daemon refused')}", file=sys.stderr)
     return client.outcome(answer)
@@ -33,6 +37,8 @@ def page(status: Part) -> list[str]:
         f"{_of(status, 'node')}: {_of(status, 'role')}, {ready}"
         f" (syncd {_of(status, 'version')}, up {_duration(status.get('uptime_s'))})"
     ]
+    if unsealed := _unsealed(_part(status, "security")):
+        lines += _block("frames", [[unsealed]])
     tables = _part(status, "tables")
     rows = []
     for owner in ("own", "peer"):
@@ -59,10 +65,19 @@ def page(status: Part) -> list[str]:
     return lines
 
 
+def _unsealed(security: Part) -> str:
+    """Nothing where all is sealed, as it is by default."""
+    mode = security.get("mode")
+    if mode in (None, "enforce"):
+        return ""
+    leave = "sealed" if security.get("sealing") is True else "in the open"
+    return f"leave {leave}, [security] mode {mode}"
+
+
 def _peer(peer: Part) -> list[str]:
     verified = "verified" if peer.get("verified") is True else "not verified"
     if peer.get("verified") is not True and isinstance(peer.get("completeness"), float):
-        verified += f" ({peer['completeness']:.1%} proven)"
+        verified = f"{peer['completeness']:.1%} proven"
     return [
         _of(peer, "node"),
         _of(peer, "state"),
@@ -76,17 +91,23 @@ def _peer(peer: Part) -> list[str]:
 def _link(link: Part) -> list[str]:
     rejected = _part(link, "rejected_frames")
     numbers = [number for number in rejected.values() if isinstance(number, int)]
+    reasons = ", ".join(
+        f"{number} {name}" for name, number in rejected.items() if number
+    )
+    state = _of(link, "state")
+    if state == "waiting" and link.get("reason"):
+        state += f": {link['reason']}"
     return [
         _of(link, "interface"),
         _of(link, "type"),
-        _of(link, "state"),
+        state,
         f"hears {_names(link, 'hears')}",
         f"heard by {_names(link, 'heard_by')}",
         f"sent {_size(link.get('sent_bytes'))} in {_of(link, 'sent_frames')}",
         f"received {_size(link.get('received_bytes'))}"
         f" in {_of(link, 'received_frames')}",
         f"lost {_of(link, 'lost_frames')}",
-        f"rejected {sum(numbers)}",
+        f"rejected {sum(numbers)}" + (f" ({reasons})" if reasons else ""),
     ]
 
 

@@ -5,8 +5,10 @@ The rule: nothing is counted here; what status says is what the metrics say.
 """
 
 from collections.abc import Iterator, Mapping
+from typing import Final
 
-_PEER_FIGURES = ("flows", "expectations", "lag_frames", "last_heard_s", "lost_frames")
+_PEER_FIGURES = ("flows", "expectations", "lag_frames")
+_PEER_COUNTERS = ("lost_frames", "differences", "repaired", "suspensions", "overflow")
 _LINK_COUNTERS = (
     "sent_bytes",
     "sent_frames",
@@ -19,6 +21,51 @@ _LINK_COUNTERS = (
     "failures",
 )
 _KERNEL_COUNTERS = ("events", "overruns", "lost_events", "resyncs")
+_HELP: Final = {
+    "ready": "Could this node take over now?",
+    "role": "1 for the role of this node.",
+    "uptime_seconds": "Age of the daemon.",
+    "sealing": "Do frames leave encrypted and authenticated?",
+    "flows": "Flows in the own table, and of all peers.",
+    "expectations": "Expectations in the own table, and of all peers.",
+    "kernel_events_total": "Events that the kernel reported.",
+    "kernel_overruns_total": "How often the event queue was full.",
+    "kernel_lost_events_total": "Events that did not fit into the queue.",
+    "kernel_resyncs_total": "How often the kernel's table was read.",
+    "kernel_entries": "Entries of the kernel's table.",
+    "kernel_limit": "net.netfilter.nf_conntrack_max",
+    "peer_flows": "Flows that this peer told.",
+    "peer_expectations": "Expectations that this peer told.",
+    "peer_lag_frames": "Frames that this peer has not acknowledged yet.",
+    "peer_last_heard_seconds": "Time since this peer was heard.",
+    "peer_state": "1 for the state of this peer.",
+    "peer_completeness": "Share of its state that is here and proven, 0 to 1.",
+    "peer_differing_buckets": "Of 64, how many differed at the latest comparison.",
+    "peer_last_verified_seconds": "Time since our copy was last found equal.",
+    "peer_lost_frames_total": "Frames of this peer that never came, or too late.",
+    "peer_differences_total": "How often our copy was found different.",
+    "peer_repaired_total": "Records that were put right for it.",
+    "peer_suspensions_total": "How often this peer was too slow for the others.",
+    "peer_overflow_total": "Flows beyond peer_flows_limit, not kept.",
+    "peer_verified": "Were both copies equal at their latest comparison?",
+    "cluster_refused_frames_total": "Frames of nodes that there is no place for.",
+    "cluster_conflicts_total": "Frames refused for a node name that is in use.",
+    "cluster_forgotten_total": "Peers that were away too long and forgotten.",
+    "cluster_expired_total": "Records that expired (mode refresh).",
+    "link_sent_bytes_total": "Bytes sent over this link.",
+    "link_sent_frames_total": "Frames sent over this link.",
+    "link_send_errors_total": "Frames that this link did not take.",
+    "link_received_bytes_total": "Bytes received over this link.",
+    "link_received_frames_total": "Frames received over this link.",
+    "link_lost_frames_total": "Gaps that were seen on this link, in frames.",
+    "link_kernel_drops_total": "Datagrams lost because receive_buffer was full.",
+    "link_switches_total": "How often the link was taken into use or left.",
+    "link_failures_total": "How often it lost a peer that other links reached.",
+    "link_hears_peers": "Peers that are heard on this link.",
+    "link_heard_by_peers": "Peers that say they hear this node on this link.",
+    "link_state": "1 for the state of this link.",
+    "link_rejected_frames_total": "Frames that were refused, by reason.",
+}
 
 
 def metrics_text(status: Mapping[str, object]) -> str:
@@ -34,6 +81,8 @@ def _lines(status: Mapping[str, object]) -> Iterator[str]:
     ]
     yield from _family("role", "gauge", roles)
     yield from _family("uptime_seconds", "gauge", [("", str(status["uptime_s"]))])
+    sealing = _mapping(status["security"])["sealing"]
+    yield from _family("sealing", "gauge", [("", _flag(sealing))])
     tables = _mapping(status["tables"])
     for what in ("flows", "expectations"):
         samples = [
@@ -50,6 +99,8 @@ def _lines(status: Mapping[str, object]) -> Iterator[str]:
     for name in _PEER_FIGURES:
         samples = [(_labels(peer=peer["node"]), str(peer[name])) for peer in peers]
         yield from _family(f"peer_{name}", "gauge", samples)
+    heard = [(_labels(peer=p["node"]), str(p["last_heard_s"])) for p in peers]
+    yield from _family("peer_last_heard_seconds", "gauge", heard)
     states = [(_labels(peer=p["node"], state=p["state"]), "1") for p in peers]
     yield from _family("peer_state", "gauge", states)
     for name in ("completeness", "differing_buckets"):
@@ -61,7 +112,7 @@ def _lines(status: Mapping[str, object]) -> Iterator[str]:
         if peer["last_verified_s"] is not None
     ]
     yield from _family("peer_last_verified_seconds", "gauge", proven)
-    for name in ("differences", "repaired", "suspensions", "overflow"):
+    for name in _PEER_COUNTERS:
         samples = [(_labels(peer=peer["node"]), str(peer[name])) for peer in peers]
         yield from _family(f"peer_{name}_total", "counter", samples)
     verified = [(_labels(peer=p["node"]), _flag(p["verified"])) for p in peers]
@@ -102,6 +153,7 @@ def _link_lines(links: list[Mapping[str, object]]) -> Iterator[str]:
 
 def _family(name: str, kind: str, samples: list[tuple[str, str]]) -> Iterator[str]:
     if samples:
+        yield f"# HELP syncd_{name} {_HELP[name]}"
         yield f"# TYPE syncd_{name} {kind}"
         for labels, value in samples:
             yield f"syncd_{name}{labels} {value}"

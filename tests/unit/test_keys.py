@@ -150,3 +150,13 @@ def test_new_keys_differ_and_are_found_by_the_beginning_of_their_id() -> None:
 
 def test_a_key_is_not_shown_by_accident() -> None:
     assert str(ONE.secret) not in repr(KeyRing((ONE,), ONE))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_file_that_is_overwritten_still_belongs_to_the_daemons_user(
+    tmp_path: Path,
+) -> None:
+    path = written(tmp_path / "keys", "old")
+    os.chown(path, 12345, 12345)
+    keys.create(path, KeyRing((ONE,), ONE), overwrite=True)
+    assert os.stat(path).st_uid == 12345

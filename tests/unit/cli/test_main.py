@@ -92,6 +92,40 @@ def test_the_socket_is_found_through_the_configuration(
     assert str(config.parent / "s") in capsys.readouterr().err
 
 
+def test_this_nodes_key_file_is_checked_but_not_that_of_another_file(
+    config: Path, tmp_path: Path, capsys: Output
+) -> None:
+    keys = tmp_path / "keys"
+    text = config.read_text().replace('mode = "off"', f'key_file = "{keys}"')
+    config.write_text(text)
+    assert main(["check-config", str(config)]) == 0
+    assert main(["check-config", "--config", str(config)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{keys}: no key file: make one with")
+    assert main(["keygen", "--config", str(config)]) == 0
+    capsys.readouterr()
+    assert main(["check-config", "--config", str(config)]) == 0
+    keys.chmod(0o644)
+    assert main(["check-config", "--config", str(config)]) == 2
+    assert f"chmod 600 {keys}" in capsys.readouterr().err
+
+
+def test_a_missing_configuration_is_to_be_written(
+    tmp_path: Path, capsys: Output
+) -> None:
+    for words in (["check-config"], ["run"]):
+        assert main([*words, "-c", str(tmp_path / "none.toml")]) == 2
+        assert "write it (docs/configuration.md)" in capsys.readouterr().err
+
+
+def test_a_peer_that_is_named_belongs_to_the_peer_table(capsys: Output) -> None:
+    words = ["show", "--socket", "/none", "--peer", "fw2"]
+    for table in ("own", "kernel"):
+        assert main([*words, "--table", table]) == 2
+        assert "goes with --table peer" in capsys.readouterr().err
+    assert main(words) == 3  # asks the daemon
+
+
 def test_a_configuration_that_is_not_there_gets_a_hint(
     tmp_path: Path, capsys: Output
 ) -> None:

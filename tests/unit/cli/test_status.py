@@ -64,7 +64,8 @@ def test_the_page_is_aligned_and_says_all() -> None:
         "        gate-3  lost     0 flows       0 expectations  lag 12 frames"
         "  heard 2 h 1 min ago  not verified",
         "links   eth2  multicast  active  hears fw2  heard by nobody  sent 900 B in 3"
-        "  received 5.0 MiB in 4000  lost 1  rejected 3",
+        "  received 5.0 MiB in 4000  lost 1"
+        "  rejected 3 (2 malformed, 1 version)",
         "kernel  9 of 262144 entries  5 events  0 overruns  1 resyncs",
         "commit  none yet",
     ]
@@ -81,3 +82,28 @@ def test_what_the_daemon_does_not_tell_is_a_question_mark() -> None:
     assert lines[0] == "?: ?, not ready (syncd ?, up ?)"
     assert "peers   none" in lines
     assert "links   none" in lines
+
+
+def test_what_a_link_waits_for_is_said() -> None:
+    link = {"interface": "eth9", "type": "tcp", "state": "waiting", "reason": "no eth9"}
+    assert "eth9  tcp  waiting: no eth9  hears" in "\n".join(page({"links": [link]}))
+
+
+def test_frames_that_leave_in_the_open_are_said_and_sealed_ones_go_without_saying() -> (
+    None
+):
+    def second(mode: str, *, sealing: bool) -> str:
+        return page(STATUS | {"security": {"mode": mode, "sealing": sealing}})[1]
+
+    assert second("enforce", sealing=True).startswith("tables")
+    assert second("off", sealing=False) == (
+        "frames  leave in the open, [security] mode off"
+    )
+    assert second("permissive", sealing=True) == (
+        "frames  leave sealed, [security] mode permissive"
+    )
+
+
+def test_of_a_copy_that_is_not_verified_it_is_said_how_much_is_proven() -> None:
+    peer = {"node": "fw2", "verified": False, "completeness": 0.5}
+    assert page({"peers": [peer]})[3].endswith("50.0% proven")
