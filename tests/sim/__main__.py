@@ -76,12 +76,17 @@ def summary(done: list[Outcome], wall_s: float, first: int) -> str:
         f"(seed {max(done, key=lambda outcome: outcome.spent_s).seed})",
     ]
     if reports:
+        trailing = max(
+            (outcome for outcome in done if outcome.report is not None),
+            key=lambda outcome: outcome.report.trail_s if outcome.report else 0.0,
+        )
         healed = sorted(report.settled_s for report in reports)
         lines.append(
             f"{sum(r.events for r in reports)} kernel events, "
             f"{sum(r.datagrams for r in reports)} datagrams; healed within "
             f"{healed[len(healed) * 99 // 100]:.2f} s (99 %), {healed[-1]:.2f} s (all);"
-            f" a ready node trailed by {max(r.trail_s for r in reports):.2f} s at most"
+            f" a ready node trailed by {max(r.trail_s for r in reports):.2f} s at most "
+            f"(seed {trailing.seed})"
         )
     lines.append(f"failed: {len(failed)} {failed[:40] if failed else ''}".rstrip())
     return "\n".join(lines)

@@ -10,6 +10,7 @@ import random
 from dataclasses import dataclass
 
 from syncd.flows.own import EARLY_END_S
+from syncd.replication.settings import BEST_EFFORT, REFRESH
 
 from tests.sim.attacker import Attacker
 from tests.sim.clock import Clock
@@ -51,7 +52,7 @@ class Cluster:
         self.network = ModelNetwork(self.clock, random.Random(plan.seed ^ 0xCAB1E))
         self.network.wires = plan.wires
         self.network.sealed = plan.security.mode == "enforce"
-        self.watch = Watch(self.clock)
+        self.watch = Watch(self.clock, expiring=plan.settings.mode == REFRESH)
         self.nodes: dict[str, SimulatedNode] = {}
         self.workloads: dict[str, Workload] = {}
         for index, name in enumerate(plan.nodes):
@@ -66,6 +67,7 @@ class Cluster:
                 plan.security,
             )
             node.kernel.late_end_share = plan.late_end_share
+            node.old = name in plan.old
             node.rekeyed = bool(plan.rotation)
             self.nodes[name] = node
             rng = random.Random(self.rng.random())
@@ -112,6 +114,9 @@ class Cluster:
             node.faulty = False
         if plan.primaries:
             self._give_the_traffic(plan.primaries)
+        if plan.settings.mode == BEST_EFFORT:
+            for node in self.nodes.values():
+                node.command("pull")
         settled_s = self.settle(plan.settle_s)
         if attacker is not None:
             attacker.stop()

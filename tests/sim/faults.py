@@ -66,6 +66,20 @@ def draw_faults(
     return tuple(sorted(faults, key=lambda fault: fault.at_s))
 
 
+def draw_corruptions(
+    rng: random.Random, nodes: tuple[str, ...], load_s: float
+) -> tuple[Fault, ...]:
+    """Records of copies that change in silence."""
+    return tuple(
+        Fault(
+            rng.uniform(0.3, load_s + 0.3),
+            rng.choice(("flip", "drop", "add")),
+            tuple(rng.sample(nodes, 2)),
+        )
+        for _ in range(rng.choice((1, 2, 4)))
+    )
+
+
 def _fault(
     rng: random.Random, nodes: tuple[str, ...], at_s: float, wires: int
 ) -> Fault:

@@ -19,6 +19,7 @@ from syncd.replication.settings import Settings
 from tests.sim.clock import Action, Clock, LocalClock
 from tests.sim.kernel import Chunk, ModelKernel, Place
 from tests.sim.network import ModelNetwork, Parcel
+from tests.sim.old import old_engine
 from tests.sim.watch import Violation, Watch
 
 _FIRST: Place = (-1, b"")
@@ -64,6 +65,7 @@ class SimulatedNode:
         self.settings = settings
         self.habits = habits
         self.security = security or Security()
+        self.old = False  # does it run the engine of protocol 1.0?
         self.rekeyed = False  # do keys or modes differ in the cluster, or did they?
         self._down: set[int] = set()  # wires without a carrier
         sizes = (settings.frame_bytes, 1400, 600)
@@ -116,9 +118,12 @@ class SimulatedNode:
         queue.wake = self._events_wait
         everything = RecordFilter(FilterConfig(), expectations=True)
         epoch = self._rng.getrandbits(48)
-        self.engine = ReplicationEngine(
-            self.name, epoch, self.settings, everything, now, self.security
-        )
+        if self.old:
+            self.engine = old_engine(self.name, epoch, self.settings, now)
+        else:
+            self.engine = ReplicationEngine(
+                self.name, epoch, self.settings, everything, now, self.security
+            )
         self._tell_links()
         self._watch.started(self.name, self.engine)
         self._note(f"starts, epoch {epoch:x}")
@@ -167,7 +172,8 @@ class SimulatedNode:
 
     def corrupt(self, what: str, of: str) -> None:
         """One record of a copy changes in silence: `flip`, `drop` or `add`."""
-        peer = self.running.peers.get(of) if self.engine is not None else None
+        known = self.engine is not None and not self.old
+        peer = self.running.peers.get(of) if known else None
         if peer is None or not peer.flows.bodies:
             return
         table = peer.flows
@@ -233,7 +239,11 @@ class SimulatedNode:
             (
                 *(peer.name, peer.state, peer.inbox.epoch, peer.inbox.highest),
                 *(peer.claim, peer.role, peer.heard_at, len(peer.flows.bodies)),
-                *(tuple(peer.candidates), engine.roles.claim, engine.roles.role),
+                *(
+                    () if self.old else tuple(peer.candidates),
+                    engine.roles.claim,
+                    engine.roles.role,
+                ),
             )
             for peer in engine.peers.values()
         ]

@@ -5,12 +5,12 @@ times. A plan is plain data, so that a story can be written down by hand as well
 """
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from syncd.replication.seal import ENFORCE, OFF, PERMISSIVE, Security
-from syncd.replication.settings import Settings
+from syncd.replication.settings import BEST_EFFORT, REFRESH, Settings
 
-from tests.sim.faults import Fault, draw_faults
+from tests.sim.faults import Fault, draw_corruptions, draw_faults
 from tests.sim.network import Weather
 from tests.sim.node import Habits
 from tests.sim.workload import Pace
@@ -34,6 +34,7 @@ class Plan:
     rotation: tuple[Security, ...] = ()  # what every node is told, one after the other
     wires: int = 1
     attacked: bool = False
+    old: tuple[str, ...] = ()  # nodes of protocol 1.0
     faults: tuple[Fault, ...] = ()
 
     def pace(self, index: int) -> Pace:
@@ -50,7 +51,8 @@ class Plan:
             f"  {self.weather}",
             f"  {self.settings}",
             f"  security {self.security.mode}, {len(self.rotation)} changes of it, "
-            f"{self.wires} wires, {'attacked' if self.attacked else 'no attacker'}",
+            f"{self.wires} wires, old: {','.join(self.old)}, "
+            f" {'attacked' if self.attacked else 'no attacker'}",
             *(f"  {pace}" for pace in self.paces),
             *(f"  {habits}" for habits in self.habits),
             f"  {self.primaries} primaries",
@@ -69,7 +71,7 @@ def draw(seed: int) -> Plan:
     roles = rng.random() < 0.2
     wires = rng.choices((1, 2, 3), (60, 30, 10))[0]
     security = _security(rng)
-    return Plan(
+    plan = Plan(
         seed=seed,
         nodes=nodes,
         load_s=load_s,
@@ -85,6 +87,29 @@ def draw(seed: int) -> Plan:
         wires=wires,
         attacked=rng.random() < 0.25,
     )
+    return _special(rng, plan)
+
+
+def _special(rng: random.Random, plan: Plan) -> Plan:
+    """Some runs are of another kind: silent corruption, another mode, old nodes."""
+    plain = not plan.rotation and not plan.attacked
+    match int(rng.random() * 20):
+        case 0 | 1 | 2:
+            corruptions = draw_corruptions(rng, plan.nodes, plan.load_s)
+            return replace(plan, faults=plan.faults + corruptions, settle_s=8.0)
+        case 3:
+            mode = rng.choice((REFRESH, BEST_EFFORT))
+            settings = replace(
+                plan.settings, mode=mode, refresh_interval_s=1.0, expire_s=2.0
+            )
+            return replace(plan, settings=settings, settle_s=12.0)
+        case 4 | 5 | 6 | 7 | 8 if plain and plan.security.mode == OFF:
+            some = rng.randint(1, len(plan.nodes))
+            old = tuple(rng.sample(plan.nodes, some))
+            faults = tuple(f for f in plan.faults if not f.wire and f.what != "carrier")
+            return replace(plan, old=old, wires=1, faults=faults)
+        case _:
+            return plan
 
 
 def _security(rng: random.Random) -> Security:

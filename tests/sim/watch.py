@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from syncd.flows.digest import sum_of
 from syncd.replication.engine import ReplicationEngine
 from syncd.replication.peer import Peer
+from syncd.replication.settings import RELIABLE
 
 from tests.sim.clock import Clock
 
@@ -81,13 +82,13 @@ class History:
         self.states.setdefault(key, [None]).append(body)
         self.times.setdefault(key, [0.0]).append(self._clock.now)
 
-    def trailing_s(self, copy: Bodies) -> tuple[float, bytes]:
+    def trailing_s(self, copy: Bodies, excused: set[bytes]) -> tuple[float, bytes]:
         """For how long that copy has been out of date, and by which key."""
         worst, where = 0.0, b""
         now, last = self._clock.now, self._last
         for key in last.keys() | copy.keys():
             body = copy.get(key)
-            if body == last.get(key):
+            if body == last.get(key) or key in excused:
                 continue
             states = self.states.get(key, [])
             for at in range(len(states) - 1, -1, -1):
@@ -102,9 +103,10 @@ class History:
 class Copy:
     """One peer's copy of another node's records, and how far it has come."""
 
-    __slots__ = ("_history", "_last", "_positions", "excused")
+    __slots__ = ("_history", "_last", "_positions", "excused", "expiring")
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, *, expiring: bool) -> None:
+        self.expiring = expiring  # may a flow vanish that was not told for long?
         self.excused: set[bytes] = set()  # keys that a fault has changed in silence
         self._history = history
         self._last: dict[bytes, bytes] = {}
@@ -125,6 +127,9 @@ class Copy:
         for key in last.keys() - bodies.keys():
             if not self._advance(key, None):
                 if key in self.excused:
+                    continue
+                if self.expiring:
+                    del last[key]  # not told for too long; it comes again
                     continue
                 return self._explain(key, None)
             del last[key]
@@ -157,7 +162,8 @@ class Copy:
 class Watch:
     """The checks that run all the time."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, expiring: bool = False) -> None:
+        self.expiring = expiring
         self._clock = clock
         self._looks = 0
         self._ready_at: dict[str, float] = {}  # when to look at a ready node again
@@ -227,6 +233,8 @@ class Watch:
         now = self._clock.now
         if now < self._ready_at.get(node.name, 0.0) or not node.running.ready:
             return
+        if node.settings.mode != RELIABLE:
+            return  # no such promise
         self._ready_at[node.name] = now + _READY_INTERVAL_S
         for peer in node.running.peers.values():
             if not peer.live or peer.name not in self._names:
@@ -235,7 +243,10 @@ class Watch:
                 ("flows", peer.flows.bodies),
                 ("expectations", peer.expectations.bodies),
             ):
-                trail_s, key = self._history(peer.name, kind).trailing_s(bodies)
+                copy = self._copies.get((node.name, peer.name, kind))
+                excused = copy.excused if copy is not None else set[bytes]()
+                history = self._history(peer.name, kind)
+                trail_s, key = history.trailing_s(bodies, excused)
                 self.longest_trail_s = max(self.longest_trail_s, trail_s)
                 if trail_s > LAG_S:
                     raise Violation(
@@ -247,7 +258,9 @@ class Watch:
         at = (observer, peer.name, kind)
         copy = self._copies.get(at)
         if copy is None:
-            copy = self._copies[at] = Copy(self._history(peer.name, kind))
+            copy = self._copies[at] = Copy(
+                self._history(peer.name, kind), expiring=self.expiring
+            )
         wrong = copy.note(bodies)
         if wrong:
             raise Violation(f"{observer}'s {kind} of {peer.name}: {wrong}")
@@ -292,7 +305,8 @@ class Watch:
                 raise Violation(f"{node.name}: facts and bodies of {kind} differ")
             if not table.held.keys() <= table.bodies.keys():
                 raise Violation(f"{node.name} holds back ends of unknown {kind}")
-        self._digests(node.name, engine)
+        if not node.old:
+            self._digests(node.name, engine)
         for peer in engine.peers.values():
             if len(peer.inbox.lost) > _LOST_RANGES_LIMIT:
                 raise Violation(f"{node.name} remembers {len(peer.inbox.lost)} gaps")
