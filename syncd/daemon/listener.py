@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from syncd.daemon.failure import watched
 from syncd.errors import KernelError
 from syncd.flows import restore
 from syncd.kernel.events import EventSocket
@@ -83,7 +84,7 @@ class Listener:
     def heal(self) -> None:
         """Read the kernel's tables if the engine wants that."""
         if self._engine.dump_wanted and self._healing is None:
-            self._healing = self._loop.create_task(self._heal())
+            self._healing = watched(self._heal(), "reading the kernel")
 
     def _wake(self) -> None:
         self._loop.remove_reader(self._events.fileno())

@@ -18,6 +18,7 @@ from dataclasses import replace
 
 from syncd.config import Config
 from syncd.daemon.control import ControlServer
+from syncd.daemon.failure import end_on_failure, watched
 from syncd.daemon.listener import Listener
 from syncd.daemon.operations import Operations
 from syncd.daemon.report import KernelReport, LinkReport, status_object
@@ -91,6 +92,7 @@ class Node:
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Start everything, say so, wait for the end, stop everything."""
+        end_on_failure(asyncio.get_running_loop(), self._failed)
         try:
             host.check_rights()
             for warning in host.prepare_events():
@@ -212,7 +214,7 @@ class Node:
         for level, text in self.engine.take_messages():
             _LOG.log(_LEVELS[level], text)
         if datagrams:
-            self._sending = asyncio.create_task(self._send(datagrams))
+            self._sending = watched(self._send(datagrams), "sending")
             return
         self._rest(now)
 

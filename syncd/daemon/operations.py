@@ -20,7 +20,7 @@ from syncd.daemon.commands import Answer, message_rows, table_rows
 from syncd.daemon.metrics import metrics_text
 from syncd.daemon.secrecy import keys_answer
 from syncd.daemon.takeover import Takeover
-from syncd.errors import ControlError
+from syncd.errors import ControlError, KernelError
 from syncd.flows import restore
 from syncd.flows.commit import Result
 from syncd.flows.digest import ALL_BUCKETS
@@ -309,11 +309,16 @@ class Operations:
         keys = self._engine.take_ended_elsewhere()
         for at in range(0, len(keys), _DELETE_BATCH):
             part = keys[at : at + _DELETE_BATCH]
-            self._node.requests.send(
-                [restore.delete(key, number) for number, key in enumerate(part, 1)]
-            )
-        for key in keys:  # our own deletions raise no event here
-            self._engine.own.flows.end(key)
+            requests = [restore.delete(key, n) for n, key in enumerate(part, 1)]
+            try:
+                self._node.requests.send(requests)
+            except KernelError as error:
+                _LOG.warning("deleting %d flows that ended: %s", len(part), error)
+                self._engine.dump_wanted = True  # it tells which ones are left
+                self._node.listener.heal()
+                continue
+            for key in part:  # our own deletions raise no event here
+                self._engine.own.flows.end(key)
 
     async def _verify(self, options: dict[str, object]) -> Answer:
         """Compare now: our copies of the peers' tables, and theirs of ours."""

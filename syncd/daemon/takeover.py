@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import chain, groupby, islice
 
 from syncd.config import CommitConfig
+from syncd.daemon.failure import watched
 from syncd.daemon.listener import Listener
 from syncd.flows.batch import TimedRecord
 from syncd.flows.commit import CommitPlan, Result
@@ -98,7 +99,7 @@ class Takeover:
         if releasing:  # the ends of those that were held are about to be carried out
             await adopting
         else:
-            self._adopting = asyncio.create_task(adopting)
+            self._adopting = watched(adopting, "adopting what was committed")
         return result
 
     async def settle(self) -> None:
