@@ -34,7 +34,12 @@ class Readiness:
     def lacking(self, peers: Iterable[Peer], now: float) -> str:
         """What is missing at this moment, or nothing."""
         known = list(peers)
-        reasons = [reason for peer in known if (reason := _lacking(peer))]
+        refused = [
+            f"{peer.name} is refused"
+            for peer in known
+            if peer.state is PeerState.REFUSED and now - peer.heard_at < self.silence_s
+        ]
+        reasons = refused + [found for peer in known if (found := _lacking(peer))]
         alone = not any(peer.live for peer in known)
         if alone and not reasons and now - self._started_at < self.silence_s:
             return "no peer was heard yet"

@@ -153,3 +153,10 @@ def test_mixed_modes_are_refused_with_a_clear_line() -> None:
         assert len(said) == 1, said
         assert "'best-effort'" in said[0]
         assert "'reliable'" in said[0]
+    talk.run(4)
+    for engine in talk.engines.values():
+        assert not engine.ready
+        assert engine.lacking.endswith("is refused")
+    del talk.engines["b"]
+    talk.run(4)
+    assert talk.engines["a"].ready
