@@ -43,10 +43,15 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._waiting = bytearray()
 
+    @property
+    def closing(self) -> bool:
+        """Does nothing leave any more?"""
+        return self._transport is None or self._transport.is_closing()
+
     def send(self, datagrams: Sequence[bytes]) -> int:
         """Put what there is room for on its way; return how many that were."""
         transport = self._transport
-        if transport is None or transport.is_closing():
+        if transport is None or self.closing:
             return 0
         room = self._unsent_limit - transport.get_write_buffer_size()
         parts: list[bytes] = []

@@ -105,6 +105,8 @@ class TcpLink:
             )
         sent = 0
         for peer, connection in list(self._connections.items()):
+            if connection.closing:  # what that costs is told again
+                continue
             taken = connection.send(fitting)
             if taken < len(fitting):
                 self._count_failures(
@@ -257,7 +259,8 @@ class TcpLink:
                 await connect(sock, resolve(address, self.config, index), _CONNECT_S)
                 connection = await self._take(sock, peer)
             except OSError as error:
-                self._say_once(f"{peer}: {error.strerror or error}, trying again")
+                reason = os.strerror(error.errno) if error.errno else str(error)
+                self._say_once(f"{peer}: {reason}, trying again")
             else:
                 await connection.closed
                 if connection.heard:

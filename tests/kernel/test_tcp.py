@@ -138,6 +138,18 @@ async def test_a_peer_that_went_away_is_connected_again() -> None:
         await until(lambda: made[0].heard == [(b"here", address(2))])
 
 
+async def test_a_peer_that_is_not_there_is_named_in_plain_words(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with nodes(1, 2) as made:
+        await until(lambda: made[0].connections == made[1].connections == 1)
+        made[1].link.interface_changed(None, 0, [])
+        await until(lambda: "trying again" in caplog.text)
+        said = [record.getMessage() for record in caplog.records]
+    line = f"{address(1)}: {address(2)}: Connection refused, trying again"
+    assert [text for text in said if "trying again" in text] == [line]
+
+
 async def test_a_newer_connection_of_a_peer_replaces_the_older_one() -> None:
     async with nodes(2, absent=(1,)) as (two,):
         first = await call(1, two)
