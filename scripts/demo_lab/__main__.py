@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import os
 import signal
 import sys
@@ -103,6 +104,8 @@ async def main() -> int:
 
 if __name__ == "__main__":
     try:
+        # A child may end in the very moment in which it is killed: not worth a line.
+        logging.getLogger("asyncio").setLevel(logging.ERROR)
         sys.exit(asyncio.run(main()))
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("\nscripts/demo: stopped, everything is cleaned up", file=sys.stderr)
