@@ -86,7 +86,7 @@ class ReplicationEngine:
 
     def kernel_events(self, messages: Sequence[bytes], now: float) -> None:
         """Take netlink messages: events, and replies to single GETs."""
-        self._now = now
+        self._go_on(now)
         self.own.apply(self._admitted(self.reader.read(messages)), now)
         if len(self.own.lookups) > _LOOKUPS_LIMIT:
             self.own.lookups.clear()
@@ -202,17 +202,13 @@ class ReplicationEngine:
         return self.agreement.all_open(security.sending)
 
     def receive(
-        self,
-        datagram: bytes,
-        place: int,
-        source: str,
-        now: float,
+        self, datagram: bytes, place: int, source: str, now: float
     ) -> str | None:
         """Take one datagram; the reason for which it was refused, or None.
 
         `place` is that of the link that it came over.
         """
-        self._now = now
+        self._go_on(now)
         try:
             coder = self.agreement.coder
             envelope = coder.unwrap(datagram)
@@ -297,7 +293,8 @@ class ReplicationEngine:
             hellos = agreement.hellos(reply, now, room)
             agreement.told_at = now
             agreement.hello_at = now + self.settings.hello_interval_s
-            agreement.quiet_until = now + self.settings.hello_gap_s * len(self.peers)
+            gap_s = self.settings.hello_gap_s * len(self.peers) * len(hellos)
+            agreement.quiet_until = now + min(gap_s, self.settings.hello_interval_s / 2)
             agreement.ack_at = math.inf
             agreement.unacknowledged_frames = 0
         return hellos
@@ -335,7 +332,7 @@ class ReplicationEngine:
 
     def deadline(self) -> float | None:
         """When `tick` and `send` are due again, on the caller's clock."""
-        if not self.paths.usable:  # whatever waits: nothing can leave
+        if not self.paths.usable:
             return self._now + self.settings.hello_interval_s / 2
         if self._work_waits():
             return self._now
@@ -369,7 +366,7 @@ class ReplicationEngine:
 
     def tick(self, now: float) -> None:
         """What time alone brings: silent peers, proofs that are too old."""
-        self._now = now
+        self._go_on(now)
         self.comparison.forget_old(self.peers, now)
         if now >= self._paths_at:
             self._paths_at = now + self.settings.hello_interval_s / 2
@@ -386,6 +383,13 @@ class ReplicationEngine:
             self._release_at = now + _RELEASE_INTERVAL_S
             overtaken = self.roles.overtaken(self.peers.values())
             self.own.flows.release_due(math.inf if overtaken else now)
+
+    def _go_on(self, now: float) -> None:
+        """A node that stood still for long has missed it knows not what."""
+        stood_s, self._now = now - self._now, now
+        if stood_s >= self.settings.silence_s:
+            self.readiness.restart(now)
+            self.agreement.silent_peers(now)
 
     def _look_for_slow(self, now: float) -> None:
         """Peers that hold the others up fall out of the window."""

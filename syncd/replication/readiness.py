@@ -23,6 +23,10 @@ class Readiness:
         self._started_at = now
         self._waiting_since = now
 
+    def restart(self, now: float) -> None:
+        """What was known may be out of date: wait for the peers as at the start."""
+        self._started_at = self._waiting_since = now
+
     def look(self, peers: Iterable[Peer], now: float) -> str:
         """What is missing at this moment, or nothing; keeps the time."""
         lacking = self.lacking(peers, now)

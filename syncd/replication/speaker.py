@@ -22,6 +22,7 @@ from syncd.replication.roles import PRIMARY, Roles
 from syncd.replication.settings import RELIABLE, Settings
 
 _LONGEST_WAY = Way(via=255, room=65535, interval_ms=65535)
+_WAY_SLACK = 8  # bytes by which a shorter one may compress worse
 _SAID_LIMIT = 256  # reasons and sources that a log line was written for
 _PATIENCE_LIMIT_S = 60.0  # of a slow peer
 _MESSAGES_LIMIT = 256  # log lines that wait to be taken
@@ -157,7 +158,7 @@ class Speaker:
                 if now - heard_at >= self.settings.silence_s:
                     del peer.candidates[epoch]
         known = [p for p in self.peers.values() if p.inbox.epoch or p.candidates]
-        return self._hellos_about(hello, known, room)
+        return self._hellos_about(hello, known, room - _WAY_SLACK)
 
     def _twin_answer(self) -> tuple[Ack, ...]:
         """For another node of our name, so that it can tell us from an old frame."""
