@@ -33,6 +33,8 @@ def page(status: Part) -> list[str]:
     ready = "ready" if status.get("ready") is True else "not ready"
     if status.get("lacking"):
         ready += f", lacking: {status['lacking']}"
+    if status.get("name_conflict"):
+        ready += f", {status['name_conflict']} has the same name"
     lines = [
         f"{_of(status, 'node')}: {_of(status, 'role')}, {ready}"
         f" (syncd {_of(status, 'version')}, up {_duration(status.get('uptime_s'))})"

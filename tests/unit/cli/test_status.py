@@ -107,3 +107,8 @@ def test_frames_that_leave_in_the_open_are_said_and_sealed_ones_go_without_sayin
 def test_of_a_copy_that_is_not_verified_it_is_said_how_much_is_proven() -> None:
     peer = {"node": "fw2", "verified": False, "completeness": 0.5}
     assert page({"peers": [peer]})[3].endswith("50.0% proven")
+
+
+def test_another_node_of_this_name_is_said_in_the_first_line() -> None:
+    line = page(STATUS | {"ready": False, "name_conflict": "10.0.0.2"})[0]
+    assert line.startswith("fw1: backup, not ready, 10.0.0.2 has the same name (syncd")
