@@ -168,7 +168,11 @@ class OwnTable:
         for key in keys:
             if marks.setdefault(key, bodies.get(key, ENDED_AT_PEERS)) is NEW_TO_PEERS:
                 marks[key] = ENDED_AT_PEERS
-        self.owed = len(marks)
+        self.owe_all()
+
+    def owe_all(self) -> None:
+        """What is marked now is missed by a peer; what will be marked comes behind."""
+        self.owed = len(self.marks)
 
     def told(self, key: bytes) -> bytes:
         """What was told of a key last, b"" if nothing or its end."""

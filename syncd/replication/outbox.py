@@ -7,8 +7,9 @@ always today's state.
 
 A resync is a pass over all keys, sent beside the marks under the same window. It is
 complete for a peer when that peer has acknowledged everything up to a barrier: the
-last frame that was sent when the pass was at its end and no mark was left. A frame
-lost below the barrier takes the barrier away until its keys have gone out again.
+last frame that was sent when the pass was at its end and all marks of that moment had
+left. A frame lost below the barrier takes the barrier away until its keys have gone out
+again.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,7 +32,7 @@ _MARKED_AGAIN: tuple[Sequence[bytes], Sequence[bytes]] = ((), [])
 class Pass:
     """One walk over all keys, for the peers that wanted it when it began."""
 
-    __slots__ = ("barriers", "expectations", "flows", "number", "opened")
+    __slots__ = ("barriers", "closed", "expectations", "flows", "number", "opened")
 
     def __init__(self, number: int, own: Own, wanting: Iterable[str]) -> None:
         self.number = number
@@ -40,6 +41,7 @@ class Pass:
         self.flows.reverse()
         self.expectations.reverse()
         self.opened = False
+        self.closed = False  # was it at its end, and what was marked then noted?
         self.barriers = dict.fromkeys(wanting, _NO_BARRIER)
 
     @property
@@ -165,10 +167,14 @@ class Outbox:
         running = self.running
         if running is None or not running.at_end:
             return []
-        marked = bool(own.flows.marks or own.expectations.marks)
+        if not running.closed:
+            running.closed = True
+            own.flows.owe_all()
+            own.expectations.owe_all()
+        owed = own.flows.owed or own.expectations.owed
         through = []
         for peer, barrier in running.barriers.items():
-            if barrier == _NO_BARRIER and not marked:
+            if barrier == _NO_BARRIER and not owed:
                 running.barriers[peer] = barrier = self.number
             if barrier != _NO_BARRIER and self.acked.get(peer, 0) >= barrier:
                 through.append(peer)

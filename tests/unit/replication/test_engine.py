@@ -2,7 +2,7 @@
 
 import pytest
 from syncd.replication.frame import Coder, Data
-from syncd.replication.hello import Hello
+from syncd.replication.hello import Ack, Hello
 from syncd.replication.peer import PeerState
 from syncd.replication.settings import Settings
 
@@ -283,3 +283,38 @@ def test_data_leaves_by_the_first_usable_link_and_hello_by_each() -> None:
     assert 600 < engine.outbox.payload_bytes < 900
     engine.link_changed(2, usable=False, frame_bytes=900)
     assert engine.send(talk.now + 2) == []
+
+
+def test_a_resync_ends_while_changes_come_faster_than_they_can_be_told() -> None:
+    talk = Talk("a", "b", settings=Settings(burst_frames=1))
+    a, peers = talk.engines["a"], talk.engines["b"].peers
+    put(a.own, *range(2000))
+    for turn in range(100):
+        changed = ((turn * 1500 + at) % 2000 for at in range(1500))
+        put(a.own, *changed, seconds=turn + 1)
+        talk.turn()
+        talk.now += 0.01
+    assert a.own.flows.marks
+    assert peers["a"].state is PeerState.IN_STEP
+    assert peers["a"].verified
+
+
+@pytest.mark.parametrize("claim", [(1 << 62) - 1, 1 << 62, (1 << 63) - 1])
+def test_a_claim_that_cannot_be_makes_nobody_unheard(claim: int) -> None:
+    talk = Talk("a", "b")
+    talk.run(1)
+    a, b = talk.engines["a"], talk.engines["b"]
+    coder = a.agreement.coder
+    for hello in (
+        Hello(claim=claim),
+        Hello(acks=(Ack("a", a.epoch, 1, claim=claim),)),
+    ):
+        b.outbox.number += 1
+        payload = coder.pack_hello(hello)
+        frame = coder.wrap("b", b.epoch, b.outbox.number, payload)
+        refused = a.receive(frame, 0, "b", talk.now)
+        assert (refused == "malformed") is (claim >= 1 << 62)
+    a.promote(talk.now)
+    talk.run(1)
+    assert b.peers["a"].claim == a.roles.claim > 0
+    assert b.peers["a"].state is PeerState.IN_STEP
