@@ -15,6 +15,7 @@ MAJOR = 1
 MINOR = 1
 KEY_ID_BYTES = 4
 KEYS_LIMIT = 16
+CLAIM_LIMIT = 1 << 62  # a larger claim cannot have been reached by counting
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +173,7 @@ def read_hello(fields: dict[object, object]) -> Hello:
         capabilities=tuple(cast("list[str]", words)),
         mode=_text(fields, "mode", known.mode),
         role=_text(fields, "role", known.role),
-        claim=_number(fields, "claim"),
+        claim=_claim(_number(fields, "claim")),
         owner=fields.get("owner") is True,
         floor=_number(fields, "floor"),
         reply=fields.get("reply") is True,
@@ -220,6 +221,12 @@ def _number(fields: dict[object, object], name: str) -> int:
     if not is_counter(value):
         raise FrameError("malformed", f"a HELLO whose {name} is no number")
     return cast(int, value)
+
+
+def _claim(value: int) -> int:
+    if value >= CLAIM_LIMIT:
+        raise FrameError("malformed", "a HELLO with a claim that cannot be")
+    return value
 
 
 def _key_ids(value: object) -> tuple[bytes, ...]:
@@ -270,7 +277,7 @@ def _ack(entry: object) -> Ack:
         lost,
         wants,
         service,
-        claim,
+        _claim(claim),
         primary == 1,
         marker,
         verdict,

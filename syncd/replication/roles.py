@@ -17,6 +17,7 @@ The rules, which need no synchronised clocks:
 from collections.abc import Iterable
 
 from syncd.flows.own import Own
+from syncd.replication.hello import CLAIM_LIMIT
 from syncd.replication.peer import Peer
 
 PRIMARY = "primary"
@@ -61,7 +62,7 @@ class Roles:
         if self.role == PRIMARY:
             return
         self.role = PRIMARY
-        self.claim = 1 + max(self.claim, self._highest(peers))
+        self.claim = min(1 + max(self.claim, self._highest(peers)), CLAIM_LIMIT - 1)
         self.holding = False
         own.flows.release()
         own.expectations.release()
