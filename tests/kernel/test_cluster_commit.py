@@ -108,6 +108,7 @@ def _living(node: Node) -> reader.Rows:
     )
 
 
+@pytest.mark.xdist_group("table limit")
 def test_a_full_table_is_one_clear_error_and_the_counts_are_right(
     pair: tuple[Node, Node],
 ) -> None:

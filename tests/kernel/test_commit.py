@@ -248,6 +248,7 @@ def test_an_expectation_that_is_there_gets_its_timer(requests: RequestSocket) ->
     assert 590 < int.from_bytes(timer[4:], "big") <= 600
 
 
+@pytest.mark.xdist_group("table limit")
 def test_a_full_table_is_one_error_and_a_count(requests: RequestSocket) -> None:
     _, limit = requests.table_size()
     key, body, _ = _record(_vector("udp4"))
