@@ -12,6 +12,7 @@ cdef class Own:
     cdef public dict lookups
     cdef public Py_ssize_t ignored
     cdef ZonedKeys _zoned
+    cdef set _announcing
 
     @cython.locals(
         flows=OwnTable, bodies=dict, facts=dict, held=dict, marks=dict, later=list,

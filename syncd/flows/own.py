@@ -47,7 +47,14 @@ _DISTURBED_LIMIT = 1 << 18  # keys that are remembered for the next commit
 class Own:
     """Both own tables, and what is to be asked of the kernel."""
 
-    __slots__ = ("_zoned", "expectations", "flows", "ignored", "lookups")
+    __slots__ = (
+        "_announcing",
+        "_zoned",
+        "expectations",
+        "flows",
+        "ignored",
+        "lookups",
+    )
 
     def __init__(self) -> None:
         self.flows = OwnTable()
@@ -55,6 +62,7 @@ class Own:
         self.lookups: dict[bytes, None] = {}
         self.ignored = 0  # records that the filter did not admit
         self._zoned = ZonedKeys()
+        self._announcing: set[bytes] = set()  # masters, during a dump
 
     def apply(self, records: Sequence[Record], now: float) -> None:
         """Take events and replies to GETs in the order in which they came."""
@@ -134,11 +142,15 @@ class Own:
         """The dump is complete; return how many records were gone.
 
         The masters of expectations are read once more: an event that was lost may
-        have been the only sign of their sequence adjustment.
+        have been the only sign of their sequence adjustment. So are the masters of
+        those that came during the dump, which may have shown an older state of them.
         """
         gone = self.flows.end_dump(now + EARLY_SWEEP_S) + self.expectations.end_dump()
         for body in self.expectations.bodies.values():
-            self._ask_masters(body)
+            self._ask_masters(master_of(body))
+        for plain in self._announcing:
+            self._ask_masters(plain)
+        self._announcing.clear()
         return gone
 
     def abort_dump(self) -> None:
@@ -161,16 +173,18 @@ class Own:
                 if record[0] == EXP_NEW:
                     # NAT of a helper changes the master's sequence adjustment
                     # without an event (ctnetlink.md, section 8): read it now.
-                    self._ask_masters(record[2])
+                    master = master_of(record[2])
+                    self._ask_masters(master)
+                    if self.flows.touched is not None:
+                        self._announcing.add(master)
                     expectations.put(key, record[2], record[3], record[4])
                 else:
                     expectations.refresh(record)
             if expectations.touched is not None:
                 expectations.touched.update((plain, key))
 
-    def _ask_masters(self, expectation_body: bytes) -> None:
-        """Look up every flow that may be the master, known or not."""
-        plain = master_of(expectation_body)
+    def _ask_masters(self, plain: bytes) -> None:
+        """Look up every flow with the tuple of a master, known or not."""
         self.lookups[plain] = None
         for key in self._zoned.masters(plain, self.flows.bodies):
             self.lookups[key] = None

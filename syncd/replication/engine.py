@@ -273,7 +273,8 @@ class ReplicationEngine:
             if self._pass_due():
                 agreement.begin_pass()
             self._send_data(frames, now)
-            limit = self.settings.burst_frames - len(frames)
+            room = outbox.window_frames - len(outbox.unacked)
+            limit = min(self.settings.burst_frames - len(frames), room)
             frames += agreement.refresh.frames(outbox, self.own, limit, now)
             if outbox.advance_pass(self.own):
                 agreement.hello_at = now

@@ -215,7 +215,10 @@ class SimulatedNode:
 
     def _receive(self, parcel: Parcel) -> None:
         engine, source = self.running, parcel.source
-        before = None if parcel.intact else self._standing()
+        before = None
+        if not parcel.intact:
+            engine.tick(self.local.now)  # what time changes is no fault of the frame
+            before = self._standing()
         refused = engine.receive(parcel.datagram, parcel.wire, source, self.local.now)
         if not parcel.intact:
             if refused is None:
