@@ -218,6 +218,7 @@ class SimulatedNode:
         before = None
         if not parcel.intact:
             engine.tick(self.local.now)  # what time changes is no fault of the frame
+            self._watch.own(self)
             before = self._standing()
         refused = engine.receive(parcel.datagram, parcel.wire, source, self.local.now)
         if not parcel.intact:
