@@ -310,7 +310,7 @@ class Outbox:
                 raise FrameError("malformed", "an empty frame larger than the MTU")
             self._flow_bytes = min(len(payload) / records, float(self.payload_bytes))
             return None
-        if records > 4:
+        if records > 4 or records >= self._estimate():
             share = len(payload) / records
             self._flow_bytes += (max(share, 8.0) - self._flow_bytes) / 8
         return self._number(flow_keys, expectation_keys, payload)

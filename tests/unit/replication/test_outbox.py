@@ -205,3 +205,15 @@ def test_what_a_walk_tells_is_in_the_digest_marked_or_not() -> None:
     told = Digest()
     told.store({}, [flow_key(1), flow_body(1)])
     assert outbox.told.values == told.values
+
+
+def test_frames_are_full_again_after_a_record_that_none_can_carry() -> None:
+    outbox, own = made("b", payload_bytes=1300)
+    put(own, *range(1000))
+    before = drained(outbox, own)
+    noise = b"".join(hash((n, "x")).to_bytes(8, "big", signed=True) for n in range(400))
+    own.flows.put(flow_key(5000), noise, b"", 1)
+    put(own, *range(1000), seconds=9)
+    assert drained(outbox, own) <= before + 30
+    put(own, *range(1000), seconds=10)
+    assert drained(outbox, own) <= before + 1
