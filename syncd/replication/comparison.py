@@ -117,6 +117,8 @@ class Comparison:
 
     def acknowledged(self, peer: Peer, ack: Ack, own: Own, now: float) -> None:
         """A peer's verdict on its copy of our tables, and what it asks for."""
+        if ack.wants != SATISFIED and peer.outbound_differs_at >= 0:
+            self._lister.spans = []  # it wants everything: the rest is of no use
         if ack.marker > self.marker or ack.verdict == NO_VERDICT:
             return
         if ack.marker > peer.outbound_marker:

@@ -66,7 +66,6 @@ class Lister:
     """The sender's side: which spans are still to be listed."""
 
     spans: list[Span] = field(default_factory=list)
-    listed: int = 0  # records, in all
 
     def want(self, buckets: int) -> None:
         """Some peer differs in these buckets."""
@@ -91,7 +90,6 @@ class Lister:
                 room -= 1
                 frames.append(_packed(outbox, (first, end), part[at : at + capacity]))
                 first = end + 1
-            self.listed += len(part)
             self.spans[0] = (first, last)
             if first > last:
                 del self.spans[0]
