@@ -71,6 +71,7 @@ def status_object(
                 "marked": len(engine.own.flows.marks)
                 + len(engine.own.expectations.marks),
                 "filtered": engine.own.ignored,
+                "oversized": engine.outbox.oversized,
             },
             "peer": {
                 "flows": sum(len(peer.flows) for peer in peers),
