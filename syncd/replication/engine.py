@@ -342,7 +342,7 @@ class ReplicationEngine:
         due = max(due, agreement.quiet_until)
         if self._pace.watching:
             due = min(due, self._now + self.settings.slow_peer_s / 4)
-        if self.outbox.acked:
+        if self.outbox.acked and self.outbox.window_open:
             due = min(due, agreement.refresh.deadline())
         silence = self.settings.silence_s
         for peer in self.peers.values():

@@ -19,6 +19,7 @@ REGRESSIONS = (
     473,  # a late HELLO of a dead life shut the living one out for ever
     994,  # ready in the first moment after a pause, with an old copy
     200643,  # a dump begun before a helper adjusted a flow in a zone won over it
+    201803,  # mode refresh with a full window: nothing to do, and awake all the time
     4804,  # all links down, much to tell: the deadline was always now
     104608,  # ready after a pause, on the word of a HELLO that had waited in the socket
 )
