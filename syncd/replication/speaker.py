@@ -23,7 +23,7 @@ from syncd.replication.settings import RELIABLE, Settings
 
 _LONGEST_WAY = Way(via=255, room=65535, interval_ms=65535)
 _WAY_SLACK = 8  # bytes by which a shorter one may compress worse
-_SAID_LIMIT = 256  # reasons and sources that a log line was written for
+_SAID_LIMIT = 64  # sources that a log line was written for, of each reason
 _PATIENCE_LIMIT_S = 60.0  # of a slow peer
 _MESSAGES_LIMIT = 256  # log lines that wait to be taken
 
@@ -64,7 +64,7 @@ class Speaker:
         self.ended_elsewhere: list[bytes] = []  # our kernel's copies of ended flows
         self._pass_count = 0
         self._messages: list[tuple[str, str]] = []
-        self._said: set[tuple[str, str]] = set()
+        self._said: dict[str, set[str]] = {}  # reason -> sources
 
     def begin_service(self, peer: Peer, now: float) -> None:
         """From now on the peer has to acknowledge what we say."""
@@ -211,10 +211,10 @@ class Speaker:
 
     def say_once(self, reason: str, source: str, text: str) -> None:
         """One warning for each reason and source in this life."""
-        if (reason, source) in self._said or len(self._said) >= _SAID_LIMIT:
-            return
-        self._said.add((reason, source))
-        self.say("warning", text)
+        said = self._said.setdefault(reason, set())
+        if source not in said and len(said) < _SAID_LIMIT:
+            said.add(source)
+            self.say("warning", text)
 
 
 def _about(hello: Hello, peers: list[Peer]) -> Hello:

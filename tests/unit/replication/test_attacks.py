@@ -314,3 +314,16 @@ def test_an_earlier_life_of_a_peer_that_is_repeated_is_no_second_node(
     assert b.peers["a"].inbox.epoch == 1000
     assert b.peers["a"].rival_at < 0
     assert not any("two nodes" in text for _, text in b.take_messages())
+
+
+def test_a_flood_from_many_sources_does_not_silence_other_warnings() -> None:
+    talk = Talk("a", "b", security=SEALED)
+    talk.run(1)
+    b = talk.engines["b"]
+    b.take_messages()
+    plain = Talk("a").engines["a"].send(100.0)[0][1]
+    for number in range(1000):
+        assert b.receive(plain, 0, f"source {number}", talk.now) == "auth"
+    assert len(b.take_messages()) == 64
+    assert b.receive(b"\x91\x02", 0, "somebody", talk.now) == "malformed"
+    assert len(b.take_messages()) == 1
