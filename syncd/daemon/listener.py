@@ -50,6 +50,14 @@ class Listener:
         self._behind = 0
         self._lossy = False  # were events lost since the last dump began?
 
+    @property
+    def behind(self) -> bool:
+        """Does more wait in the kernel than one visit takes?
+
+        Then intake goes first, for a fraction of a second: changes merge meanwhile.
+        """
+        return self._behind > 0
+
     def start(self) -> None:
         """Begin to listen; the first visit also starts the first dump."""
         self._loop.call_soon(self._visit)
@@ -93,10 +101,11 @@ class Listener:
     def _visit(self) -> None:
         """Take what waits; sleep until the next event if that was nothing."""
         self._timer = None
+        was_behind = self.behind
         count = self.drain()
-        behind = count == _DRAIN_LIMIT and self._behind < _BEHIND_LIMIT
-        self._behind = self._behind + 1 if behind else 0
-        if count and not behind:
+        more = count == _DRAIN_LIMIT and self._behind < _BEHIND_LIMIT
+        self._behind = self._behind + 1 if more else 0
+        if (count or was_behind) and not self.behind:
             self._after()
         if count == 0 and not self._engine.own.lookups:
             self._loop.add_reader(self._events.fileno(), self._wake)

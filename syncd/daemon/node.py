@@ -205,6 +205,8 @@ class Node:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self.listener.behind:
+            return  # it pumps when it is through
         now = time.monotonic()
         known = self._tell_links(now)
         self.engine.tick(now)
