@@ -280,7 +280,7 @@ def test_who_wants_everything_is_not_listed_it_as_well() -> None:
     audit_all(peer)
     listings = 0
 
-    def count(sender: str, _: str, datagram: bytes) -> bool:
+    def count(_sender: str, _receiver: str, datagram: bytes) -> bool:
         nonlocal listings
         content = Coder().unpack(datagram).content
         listings += isinstance(content, Data) and content.inventory is not None
