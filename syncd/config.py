@@ -18,7 +18,6 @@ from syncd.errors import ConfigError
 from syncd.fingerprint import fingerprint
 from syncd.section import MIB, Section, shown
 
-DEFAULT_PATH: Final = "/etc/syncd/syncd.toml"
 DEFAULT_SOCKET: Final = "/run/syncd/syncd.sock"
 
 # Names of /etc/protocols that make sense behind a conntrack entry.
