@@ -9,13 +9,15 @@ cdef unsigned long long _SEQ_ADJ_BIT, _ADJUSTING_BITS, _TIMEOUT_BIT, _EARLY_END
 
 cdef class Own:
     cdef public OwnTable flows, expectations
-    cdef public dict lookups
+    cdef public dict lookups, uprooted
+    cdef public set planted, unseen
     cdef public Py_ssize_t ignored
     cdef ZonedKeys _zoned
     cdef set _announcing
 
     @cython.locals(
-        flows=OwnTable, bodies=dict, facts=dict, held=dict, marks=dict, later=list,
+        flows=OwnTable, planted=set, uprooted=dict, bodies=dict, facts=dict,
+        held=dict, marks=dict, later=list,
         record=tuple, fact=tuple, key=bytes, body=bytes, ident=bytes, kind=int,
         mask=cython.ulonglong, known=cython.ulonglong,
     )

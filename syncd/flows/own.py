@@ -4,6 +4,10 @@ In: records of events, of replies to GETs and of dumps. Out: both own tables, an
 `lookups`, the keys of flows about which only the kernel can say what is true. The rule
 of the room: an UPDATE is partial and is merged; what no event tells (sequence
 adjustments of NAT helpers, the zone of an expectation) is taken from where it is.
+
+A planted record is one that warm standby wrote into this kernel for a peer: it is not
+own, whatever a dump or a reply shows, until an event shows that it lives here. Its end
+is told to nobody: it is `uprooted`, and may be planted again.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,6 +29,7 @@ from syncd.flows.record import (
     Record,
     master_of,
     merge,
+    plain_key,
     with_zone,
     zone_of,
 )
@@ -54,6 +59,9 @@ class Own:
         "flows",
         "ignored",
         "lookups",
+        "planted",
+        "unseen",
+        "uprooted",
     )
 
     def __init__(self) -> None:
@@ -61,12 +69,16 @@ class Own:
         self.expectations = OwnTable()
         self.lookups: dict[bytes, None] = {}
         self.ignored = 0  # records that the filter did not admit
+        # Of expectations as the kernel names them: without a zone.
+        self.planted: set[bytes] = set()
+        self.uprooted: dict[bytes, None] = {}  # planted once, now without an entry
+        self.unseen: set[bytes] = set()  # of the planted, in the dump that is going on
         self._zoned = ZonedKeys()
         self._announcing: set[bytes] = set()  # masters, during a dump
 
     def apply(self, records: Sequence[Record], now: float) -> None:
         """Take events and replies to GETs in the order in which they came."""
-        flows = self.flows
+        flows, planted, uprooted = self.flows, self.planted, self.uprooted
         bodies, facts, held = flows.bodies, flows.facts, flows.held
         marks = flows.marks
         later: list[Record] = []
@@ -76,6 +88,8 @@ class Own:
                 fact = facts.get(key)
                 if fact is None or (fact[0] != ident and fact[0]):
                     self.lookups[key] = None
+                    if planted:
+                        planted.discard(key)
                     continue
                 known = fact[1]
                 if known != mask:
@@ -97,17 +111,22 @@ class Own:
             elif kind == _NEW:
                 flows.put(key, body, ident, mask)
                 self._zoned.note(key, bodies)
+                if planted or uprooted:
+                    self._claim(key)
+            elif kind > _DUMP:
+                later.append(record)
+            elif planted and key in planted:
+                if kind == _END:
+                    self._uproot(key)
             elif kind == _END:
                 # Time was left, and no program caused it: trap 6 of ctnetlink.md.
                 if mask & _EARLY_END == _TIMEOUT_BIT and dies_with_address(body):
                     flows.ended(key, ident, now + EARLY_END_S)
                 else:
                     flows.ended(key, ident)
-            elif kind == _DUMP:
+            else:
                 flows.refresh(record)
                 self._zoned.note(key, bodies)
-            else:
-                later.append(record)
         if flows.touched is not None:
             flows.touched.update([record[1] for record in records])
         if flows.disturbed is not None:
@@ -117,15 +136,42 @@ class Own:
         if later:
             self._apply_expectations(later)
 
+    def plant(self, keys: Iterable[bytes]) -> None:
+        """These records were written into this kernel for a peer: they are not own."""
+        for key in keys:
+            plain = plain_key(key)
+            self.planted.add(plain)
+            self.unseen.discard(plain)
+            self.uprooted.pop(plain, None)
+
+    def take_uprooted(self) -> list[bytes]:
+        """Planted keys whose entries are gone since the last call."""
+        keys = list(self.uprooted)
+        self.uprooted.clear()
+        return keys
+
+    def _claim(self, key: bytes) -> None:
+        """The kernel made this record itself: it is own from now on."""
+        self.planted.discard(key)
+        self.uprooted.pop(key, None)
+
+    def _uproot(self, key: bytes) -> None:
+        self.planted.discard(key)
+        self.uprooted[key] = None
+
     def begin_dump(self) -> None:
         """A dump of both tables starts."""
+        self.unseen = set(self.planted)
         self.flows.begin_dump()
         self.expectations.begin_dump()
 
     def fill(self, records: Iterable[Record]) -> None:
         """Take a part of a dump of either kind, flows first."""
+        planted, unseen = self.planted, self.unseen
         for record in records:
-            if record[0] == DUMP:
+            if planted and record[1] in planted:
+                unseen.discard(record[1])
+            elif record[0] == DUMP:
                 if not self.flows.fill(record):
                     self.lookups[record[1]] = None
                 self._zoned.note(record[1], self.flows.bodies)
@@ -145,6 +191,11 @@ class Own:
         have been the only sign of their sequence adjustment. So are the masters of
         those that came during the dump, which may have shown an older state of them.
         """
+        for table in (self.flows, self.expectations):
+            self.unseen -= table.touched or set()
+        for key in self.unseen & self.planted:
+            self._uproot(key)
+        self.unseen = set()
         gone = self.flows.end_dump(now + EARLY_SWEEP_S) + self.expectations.end_dump()
         for body in self.expectations.bodies.values():
             self._ask_masters(master_of(body))
@@ -155,6 +206,7 @@ class Own:
 
     def abort_dump(self) -> None:
         """The dump failed: what it showed so far stays, nothing is swept."""
+        self.unseen = set()
         self.flows.abort_dump()
         self.expectations.abort_dump()
 
@@ -162,8 +214,13 @@ class Own:
         """Expectations after the flows: their masters are known by then."""
         expectations = self.expectations
         for record in records:
-            plain = record[1]
-            if record[0] == EXP_END:
+            key = plain = record[1]
+            if record[0] == EXP_NEW:
+                self._claim(plain)
+            if plain in self.planted:
+                if record[0] == EXP_END:
+                    self._uproot(plain)
+            elif record[0] == EXP_END:
                 key = self._expectation_key(plain, record[3])
                 expectations.ended(key, record[3])
             else:

@@ -172,6 +172,16 @@ def with_zone(expectation_key: bytes, zone: bytes) -> bytes:
     return expectation_key + tlv(CTA_EXPECT_ZONE, zone)
 
 
+def plain_key(key: bytes) -> bytes:
+    """The key as this kernel's messages have it: an expectation's without its zone."""
+    if key[6:7] != bytes((EXPECTATION,)):
+        return key
+    end = 4 + (key[4] | key[5] << 8)
+    if end + 2 > len(key):
+        return key
+    return key[: end + (key[end] | key[end + 1] << 8)]
+
+
 def master_of(expectation_body: bytes) -> bytes:
     """The flow key of an expectation's master, as far as its zone."""
     return _master(expectation_body, find(expectation_body, CTA_EXPECT_MASTER))

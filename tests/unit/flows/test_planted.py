@@ -1,0 +1,120 @@
+"""What warm standby wrote into this kernel is not own until it lives here."""
+
+from syncd.flows.own import Own
+from syncd.flows.reader import RecordReader
+from syncd.flows.record import (
+    DUMP,
+    END,
+    EXP_DUMP,
+    EXP_END,
+    EXP_NEW,
+    NEW,
+    UPDATE,
+    plain_key,
+    with_zone,
+)
+
+from tests.unit.flows.recorded import recorded
+from tests.unit.flows.test_table import MASK, ONE, TWO
+from tests.unit.replication.talk import flow_body, flow_key, new_flow, put
+
+BODY = flow_body(1)
+KEY = flow_key(1)
+
+
+def _planted() -> Own:
+    own = Own()
+    own.plant([KEY])
+    return own
+
+
+def test_a_dump_or_a_reply_does_not_make_a_planted_flow_own() -> None:
+    own = _planted()
+    own.begin_dump()
+    own.fill([(DUMP, KEY, BODY, ONE, MASK)])
+    own.end_dump(1.0)
+    own.apply([(DUMP, KEY, BODY, ONE, MASK)], 2.0)
+    assert not own.flows.bodies
+    assert own.planted == {KEY}
+    assert not own.take_uprooted()
+
+
+def test_an_update_makes_it_own_by_a_lookup() -> None:
+    own = _planted()
+    own.apply([(UPDATE, KEY, BODY, ONE, MASK)], 1.0)
+    assert list(own.lookups) == [KEY]
+    own.apply([(DUMP, KEY, BODY, ONE, MASK)], 1.0)
+    assert own.flows.bodies == {KEY: BODY}
+    assert not own.planted
+
+
+def test_its_end_is_told_to_nobody() -> None:
+    own = _planted()
+    own.apply([(END, KEY, b"", ONE, 0)], 1.0)
+    assert not own.flows.marks
+    assert own.take_uprooted() == [KEY]
+    assert not own.take_uprooted()
+    own.plant([KEY])
+    assert own.planted == {KEY}
+
+
+def test_a_new_flow_on_its_tuple_is_own() -> None:
+    own = _planted()
+    own.apply([(END, KEY, b"", ONE, 0), (NEW, KEY, BODY, TWO, MASK)], 1.0)
+    assert own.flows.bodies == {KEY: BODY}
+    assert not own.planted
+    assert not own.take_uprooted()
+
+
+def test_one_that_a_dump_does_not_show_is_uprooted() -> None:
+    own = _planted()
+    own.plant([flow_key(2)])
+    own.begin_dump()
+    own.plant([flow_key(3)])  # behind the place where the dump is
+    own.fill([(DUMP, flow_key(2), flow_body(2), ONE, MASK)])
+    own.end_dump(1.0)
+    assert own.take_uprooted() == [KEY]
+    assert own.planted == {flow_key(2), flow_key(3)}
+
+
+def test_one_that_was_planted_again_during_the_dump_stays() -> None:
+    own = _planted()
+    own.begin_dump()
+    own.apply([(END, KEY, b"", ONE, 0)], 1.0)
+    own.plant([KEY])
+    own.end_dump(1.0)
+    assert own.planted == {KEY}
+    assert not own.take_uprooted()
+
+
+def test_own_flows_beside_planted_ones_are_as_ever() -> None:
+    own = _planted()
+    put(own, 2)
+    own.apply([new_flow(3), (END, flow_key(2), b"", ONE, 0)], 1.0)
+    assert list(own.flows.bodies) == [flow_key(3)]
+    own.begin_dump()
+    own.fill([(DUMP, KEY, BODY, ONE, MASK)])
+    assert own.end_dump(1.0) == 1
+    assert own.planted == {KEY}
+
+
+def test_a_planted_expectation_is_known_by_the_name_that_the_kernel_gives_it() -> None:
+    messages = [item.message for item in recorded("ftp4_passive")]
+    records = [
+        record for record in RecordReader().read(messages) if record[0] == EXP_NEW
+    ]
+    _, key, body, ident, mask = records[0]
+    zoned = with_zone(key, b"\0\7")
+    assert plain_key(zoned) == plain_key(key) == key
+    own = Own()
+    own.plant([zoned])
+    own.begin_dump()
+    own.fill([(EXP_DUMP, key, body, ident, mask)])
+    own.end_dump(1.0)
+    assert not own.expectations.bodies
+    own.apply([(EXP_END, key, b"", ident, 0)], 2.0)
+    assert own.take_uprooted() == [key]
+    own.plant([zoned])
+    own.apply([(EXP_NEW, key, body, ident, mask)], 3.0)
+    assert list(own.expectations.bodies) == [key]
+    assert not own.planted
