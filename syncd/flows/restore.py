@@ -7,6 +7,7 @@ messages that create, update, delete or look up that flow or expectation. The ru
   a create (the master sets it) and must stay as it is in an update.
 - TCP: state and window scale as they are; of the flags only window scale, sack and
   close-init, plus BE_LIBERAL, because this kernel has not seen the packets in flight.
+  The scale of a client that has not been answered takes a detour (`protoinfo_to_send`).
 - A translated flow is created from its untranslated reply tuple plus NAT ranges that
   lead back to the real one: the kernel sets its NAT bits only if a range changes it.
 - GRE gets FIXED_TIMEOUT and a long timer: an injected entry has per-flow timers of 0
@@ -115,7 +116,8 @@ _TCP_FLAGS = (CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, CTA_PROTOINFO_TCP_FLAGS_REPLY)
 # Flags in include/uapi/linux/netfilter/nf_conntrack_tcp.h: window scale, sack,
 # close-init; 0x20 (MAXACK_SET) would have later resets classified invalid.
 _TCP_KEPT_FLAGS, _TCP_BE_LIBERAL, _TCP_FLAGS_MASK = 0x07, 0x08, 0x0F
-_TCP_DATA_UNACKNOWLEDGED, _TCP_ESTABLISHED = 0x10, 3
+_TCP_WINDOW_SCALE, _TCP_DATA_UNACKNOWLEDGED = 0x01, 0x10
+_TCP_SYN_SENT, _TCP_ESTABLISHED = 1, 3
 _SWAPPED_ENDS = (
     (CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT),
     (CTA_PROTO_DST_PORT, CTA_PROTO_SRC_PORT),
@@ -163,17 +165,10 @@ def doubted_s(protoinfo: bytes) -> int:
     and only a change of state comes with PROTOINFO (`ctnetlink_conntrack_event`), so
     the flag may be missing: then 300 s and less are doubted, with it all that is short.
     """
-    state, flags = 0, 0
-    for kind, _, start, end in nla.walk(protoinfo, 4, len(protoinfo)):
-        if kind != CTA_PROTOINFO_TCP:
-            continue
-        for inner, _, at, _ in nla.walk(protoinfo, start, end):
-            if inner == CTA_PROTOINFO_TCP_STATE:
-                state = int.from_bytes(protoinfo[at : at + 1], "big")
-            elif inner in _TCP_FLAGS:
-                flags |= int.from_bytes(protoinfo[at : at + 1], "big")
-    if state != _TCP_ESTABLISHED:
+    tcp = _tcp_parts(protoinfo) or {}
+    if _octet(tcp, CTA_PROTOINFO_TCP_STATE) != _TCP_ESTABLISHED:
         return 0
+    flags = _octet(tcp, _TCP_FLAGS[0]) | _octet(tcp, _TCP_FLAGS[1])
     in_flight = flags & _TCP_DATA_UNACKNOWLEDGED
     return ESTABLISHED_TIMEOUT_S if in_flight else IN_FLIGHT_TIMEOUT_S
 
@@ -365,19 +360,38 @@ def nat_range(kind: int, minimum: int, address: bytes, port: bytes | None) -> by
 
 
 def protoinfo_to_send(raw: bytes) -> bytes:
-    """CTA_PROTOINFO with the TCP flags that fit a kernel that joins in late."""
-    parts: list[bytes] = []
-    for kind, _, value_start, value_end in nla.walk(raw, 4, len(raw)):
+    """CTA_PROTOINFO with the TCP flags that fit a kernel that joins in late.
+
+    The kernel stores window scales only if both ends have announced theirs. When the
+    client alone has spoken, its scale would be lost for ever: the server's flag is set
+    too, which the kernel clears when it sees what the server's SYN says
+    (`tcp_init_sender` in net/netfilter/nf_conntrack_proto_tcp.c).
+    """
+    tcp = _tcp_parts(raw)
+    if tcp is None:
+        return raw
+    announced = 0
+    if _octet(tcp, CTA_PROTOINFO_TCP_STATE) == _TCP_SYN_SENT:
+        announced = _octet(tcp, _TCP_FLAGS[0]) & _TCP_WINDOW_SCALE
+    for kind in _TCP_FLAGS:
+        if kind in tcp:
+            flags = _octet(tcp, kind) & _TCP_KEPT_FLAGS | announced
+            tcp[kind] = nla.tlv(kind, bytes((flags | _TCP_BE_LIBERAL, _TCP_FLAGS_MASK)))
+    return nla.nested(CTA_PROTOINFO, nla.nested(CTA_PROTOINFO_TCP, *tcp.values()))
+
+
+def _tcp_parts(protoinfo: bytes) -> dict[int, bytes] | None:
+    """The attributes of CTA_PROTOINFO_TCP; None if it is about something else."""
+    for kind, _, start, end in nla.walk(protoinfo, 4, len(protoinfo)):
         if kind != CTA_PROTOINFO_TCP:
-            return raw
-        for inner, begin, at, end in nla.walk(raw, value_start, value_end):
-            if inner in _TCP_FLAGS:
-                flags = int.from_bytes(raw[at : at + 1], "big") & _TCP_KEPT_FLAGS
-                value = bytes((flags | _TCP_BE_LIBERAL, _TCP_FLAGS_MASK))
-                parts.append(nla.tlv(inner, value))
-            else:
-                parts.append(raw[begin : end + 3 & ~3])
-    return nla.nested(CTA_PROTOINFO, nla.nested(CTA_PROTOINFO_TCP, *parts))
+            return None
+        return nla.attributes(protoinfo, start, end)
+    return {}
+
+
+def _octet(attributes: dict[int, bytes], kind: int) -> int:
+    """The first byte of a value, 0 if there is none."""
+    return int.from_bytes(attributes.get(kind, b"")[4:5], "big")
 
 
 def status_word(attributes: dict[int, bytes]) -> int:

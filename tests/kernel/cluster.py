@@ -285,6 +285,7 @@ def wait_until_equal(
     patience_s: float,
     *,
     among: int = 2,
+    view: Callable[[reader.Row], reader.Row] = reader.as_replicated,
 ) -> float:
     """Wait until `copy`'s peer table is `source`'s kernel table; after how long.
 
@@ -295,7 +296,7 @@ def wait_until_equal(
     while True:
         asked = time.monotonic() - begin
         found = copy.table("peer", peer=peer)
-        wrong = reader.differences(source.kernel(), found)
+        wrong = reader.differences(source.kernel(), found, view)
         if not wrong:
             return asked
         if asked > patience_s:

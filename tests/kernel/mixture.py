@@ -109,16 +109,18 @@ class Talk:
 class Roads:
     """The two cables of a firewall and the far ends on which packets are injected."""
 
-    def __init__(self, lab: Lab, firewall: str, name: str = "far") -> None:
-        self._far = lab.namespace(name)
-        sysctl(self._far, "net.ipv6.conf.default.disable_ipv6", 1)
-        prepare(lab, firewall, self._far)
+    def __init__(
+        self, lab: Lab, firewall: str, name: str = "far", rules: str = RULES
+    ) -> None:
+        self.far = lab.namespace(name)
+        sysctl(self.far, "net.ipv6.conf.default.disable_ipv6", 1)
+        prepare(lab, firewall, self.far, rules)
         self.macs: list[bytes] = []
         self._ports: list[socket.socket] = []
         for side in (CLIENT_SIDE, SERVER_SIDE):
             name = f"eth{side}"
             self.macs.append(_mac(firewall, name))
-            with inside(self._far):
+            with inside(self.far):
                 port = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
             port.bind((name, 0))
             self._ports.append(port)
@@ -136,7 +138,7 @@ def _mac(namespace: str, interface: str) -> bytes:
     return bytes.fromhex(str(shown[0]["address"]).replace(":", ""))
 
 
-def prepare(lab: Lab, firewall: str, far: str) -> None:
+def prepare(lab: Lab, firewall: str, far: str, rules: str) -> None:
     """Cables, addresses, routes, rules and long timers for a firewall."""
     for name, value in _SETTINGS.items():
         sysctl(firewall, name, value)
@@ -155,7 +157,7 @@ def prepare(lab: Lab, firewall: str, far: str) -> None:
         ("fd00::/8", "via", "fd00:2::2"),
     ):
         run("ip", "-n", firewall, "route", "add", *route)
-    lab.rules(firewall, RULES)
+    lab.rules(firewall, rules)
 
 
 # What is said on TCP; the client's first number is 1000, the server's 5000.

@@ -9,7 +9,7 @@ import struct
 from functools import lru_cache
 
 FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
-_OPTIONS = bytes.fromhex("020405b40402010303070101")  # MSS, SACK, window scale 7
+OPTIONS = bytes.fromhex("020405b40402010303070101")  # MSS, SACK, window scale 7
 FAR_MAC = "02:00:00:00:00:99"  # of nobody: what the firewall forwards ends there
 _FAR = bytes.fromhex(FAR_MAC.replace(":", ""))
 
@@ -52,9 +52,10 @@ def tcp(
     acknowledged: int = 0,
     data: bytes = b"",
     *,
-    options: bool = False,
+    options: bytes | bool = False,
 ) -> bytes:
-    extra = _OPTIONS if options else b""
+    """`options` True are those that most hosts send; or they are given, padded."""
+    extra = OPTIONS if options is True else options or b""
     head = struct.pack(
         ">HHIIBBHHH",
         *(sport, dport, sequence, acknowledged),
