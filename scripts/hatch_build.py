@@ -24,7 +24,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 # What every event, and every flow of a commit, passes.
 MODULES = (
     *("flows/nla", "flows/record", "flows/reader", "flows/table", "flows/zones"),
-    "flows/digest",
+    *("flows/digest", "flows/likeness", "flows/rollcall"),
     *("flows/own", "flows/filter", "flows/masquerade", "flows/batch"),
     *("flows/restore", "replication/frame", "replication/outbox"),
 )

@@ -23,6 +23,7 @@ _DRAIN_LIMIT = 8192  # messages of one visit, some 20 ms
 _MANY = 64  # messages of one visit that ask for a longer rest
 _BEHIND_LIMIT = 16  # full visits in a row before peers are told: changes merge
 _CATCH_UP_LIMIT = 3  # dumps that a commit waits for
+_PART = 8192  # records that are noted or swept at once, some milliseconds
 _RETRY_S = 1.0  # after a dump that failed
 
 
@@ -145,6 +146,8 @@ class Listener:
             engine.begin_dump(time.monotonic())
             complete = False
             try:
+                while engine.own.note(_PART):  # noqa: ASYNC110 - not a wait
+                    await asyncio.sleep(0)
                 kinds: tuple[Dumped, ...] = ("flows", "expectations")
                 for kind in kinds:
                     async for chunk in self._reader.dump(kind):
@@ -152,6 +155,9 @@ class Listener:
                         self._after()
                 # What happened up to now must be known before the sweep.
                 await self._drain_all()
+                while engine.own.sweep(time.monotonic(), _PART):
+                    self._after()
+                    await asyncio.sleep(0)
                 complete = True
             finally:
                 if not complete:

@@ -1,6 +1,7 @@
 # C types of own.py.
 import cython
 
+from syncd.flows.rollcall cimport RollCall
 from syncd.flows.table cimport OwnTable
 from syncd.flows.zones cimport ZonedKeys
 
@@ -10,7 +11,8 @@ cdef unsigned long long _SEQ_ADJ_BIT, _ADJUSTING_BITS, _TIMEOUT_BIT, _EARLY_END
 cdef class Own:
     cdef public OwnTable flows, expectations
     cdef public dict lookups, uprooted
-    cdef public set planted, unseen
+    cdef public set planted
+    cdef public RollCall roll
     cdef public Py_ssize_t ignored
     cdef ZonedKeys _zoned
     cdef set _announcing

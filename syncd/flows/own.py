@@ -24,6 +24,7 @@ from syncd.flows.record import (
     EXP_DUMP,
     EXP_END,
     EXP_NEW,
+    EXPECTATION,
     NEW,
     UPDATE,
     Record,
@@ -33,6 +34,7 @@ from syncd.flows.record import (
     with_zone,
     zone_of,
 )
+from syncd.flows.rollcall import RollCall
 from syncd.flows.table import OwnTable
 from syncd.flows.zones import ZonedKeys
 
@@ -60,7 +62,7 @@ class Own:
         "ignored",
         "lookups",
         "planted",
-        "unseen",
+        "roll",
         "uprooted",
     )
 
@@ -72,7 +74,7 @@ class Own:
         # Of expectations as the kernel names them: without a zone.
         self.planted: set[bytes] = set()
         self.uprooted: dict[bytes, None] = {}  # planted once, now without an entry
-        self.unseen: set[bytes] = set()  # of the planted, in the dump that is going on
+        self.roll = RollCall()  # of the planted, for the dump that is going on
         self._zoned = ZonedKeys()
         self._announcing: set[bytes] = set()  # masters, during a dump
 
@@ -141,7 +143,7 @@ class Own:
         for key in keys:
             plain = plain_key(key)
             self.planted.add(plain)
-            self.unseen.discard(plain)
+            self.roll.saw(plain)
             self.uprooted.pop(plain, None)
 
     def take_uprooted(self) -> list[bytes]:
@@ -161,16 +163,24 @@ class Own:
 
     def begin_dump(self) -> None:
         """A dump of both tables starts."""
-        self.unseen = set(self.planted)
+        self.roll.begin(self.planted)
         self.flows.begin_dump()
         self.expectations.begin_dump()
 
+    def note(self, limit: int) -> bool:
+        """Note some of what the dump has to show; is there more to do?
+
+        It may be done in parts before the dump is read; `fill` does what is left.
+        """
+        rolls = (self.roll, self.flows.roll, self.expectations.roll)
+        return any(roll.note(limit) for roll in rolls)
+
     def fill(self, records: Iterable[Record]) -> None:
         """Take a part of a dump of either kind, flows first."""
-        planted, unseen = self.planted, self.unseen
+        planted = self.planted
         for record in records:
             if planted and record[1] in planted:
-                unseen.discard(record[1])
+                self.roll.saw(record[1])
             elif record[0] == DUMP:
                 if not self.flows.fill(record):
                     self.lookups[record[1]] = None
@@ -184,6 +194,21 @@ class Own:
                     self._end_others(record[1], zoned)
                 self.expectations.fill(zoned)
 
+    def sweep(self, now: float, limit: int) -> bool:
+        """End some of what the complete dump did not show; is there more to do?
+
+        It may be done in parts after the dump is read; `end_dump` does what is left.
+        """
+        due = now + EARLY_SWEEP_S
+        if self.flows.sweep(limit, due) or self.expectations.sweep(limit):
+            return True
+        keys = self.roll.take(limit)
+        for key in keys:
+            table = self.expectations if key[6] == EXPECTATION else self.flows
+            if key in self.planted and key not in (table.touched or ()):
+                self._uproot(key)
+        return bool(keys)
+
     def end_dump(self, now: float) -> int:
         """The dump is complete; return how many records were gone.
 
@@ -191,12 +216,10 @@ class Own:
         have been the only sign of their sequence adjustment. So are the masters of
         those that came during the dump, which may have shown an older state of them.
         """
-        for table in (self.flows, self.expectations):
-            self.unseen -= table.touched or set()
-        for key in self.unseen & self.planted:
-            self._uproot(key)
-        self.unseen = set()
-        gone = self.flows.end_dump(now + EARLY_SWEEP_S) + self.expectations.end_dump()
+        while self.sweep(now, len(self.flows) + 1):
+            pass
+        gone = self.flows.end_dump() + self.expectations.end_dump()
+        self.roll.begin(())
         for body in self.expectations.bodies.values():
             self._ask_masters(master_of(body))
         for plain in self._announcing:
@@ -206,7 +229,7 @@ class Own:
 
     def abort_dump(self) -> None:
         """The dump failed: what it showed so far stays, nothing is swept."""
-        self.unseen = set()
+        self.roll.begin(())
         self.flows.abort_dump()
         self.expectations.abort_dump()
 

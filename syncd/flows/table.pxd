@@ -2,6 +2,10 @@
 import cython
 
 from syncd.flows.digest cimport Digest
+from syncd.flows.likeness cimport alike, completed
+from syncd.flows.rollcall cimport RollCall
+
+cdef unsigned long long _TIMEOUT_BIT
 
 cdef class Table:
     cdef public dict bodies, told_s
@@ -10,9 +14,10 @@ cdef class Table:
 
 cdef class OwnTable:
     cdef public dict bodies, facts, marks, held
-    cdef public Py_ssize_t owed
+    cdef public Py_ssize_t owed, gone
     cdef public bint holding
-    cdef public set touched, disturbed, seen
+    cdef public set touched, disturbed
+    cdef public RollCall roll
 
     cpdef object put(self, bytes key, bytes body, bytes ident, unsigned long long mask)
     @cython.locals(body=bytes)
@@ -22,5 +27,7 @@ cdef class OwnTable:
     cpdef object ended(self, bytes key, bytes ident, double due=*)
     @cython.locals(key=bytes, body=bytes, ident=bytes, old=bytes, mask=cython.ulonglong)
     cpdef object refresh(self, tuple record)
-    @cython.locals(key=bytes, old=bytes)
+    @cython.locals(key=bytes, old=bytes, body=bytes, mask=cython.ulonglong)
     cpdef bint fill(self, tuple record) except -1
+    @cython.locals(touched=set, held=dict, bodies=dict, keys=list, key=bytes)
+    cpdef bint sweep(self, Py_ssize_t limit, double due=*) except -1

@@ -18,13 +18,22 @@ from collections.abc import Iterable, Sequence
 from itertools import repeat
 
 from syncd.flows.digest import Digest
+from syncd.flows.likeness import OFFLOADED, alike, completed
 from syncd.flows.masquerade import dies_with_address
-from syncd.flows.record import Record, without_timeout
+from syncd.flows.record import (
+    CTA_TIMEOUT,
+    FLOW,
+    Record,
+    mask_of,
+    status_of,
+)
+from syncd.flows.rollcall import RollCall
 
 # The value of a change mark: the body that was told last, or one of these.
 NEW_TO_PEERS = None  # no peer was ever sent this key
 ENDED_AT_PEERS = b""  # its end was told, and maybe not heard
 
+_TIMEOUT_BIT = 1 << CTA_TIMEOUT
 _ANY_ATTRIBUTE = (1 << 32) - 1  # no update has them all: the next one is merged
 
 
@@ -115,11 +124,12 @@ class OwnTable:
         "bodies",
         "disturbed",
         "facts",
+        "gone",
         "held",
         "holding",
         "marks",
         "owed",
-        "seen",
+        "roll",
         "touched",
     )
 
@@ -132,7 +142,8 @@ class OwnTable:
         self.holding = False
         self.touched: set[bytes] | None = None  # by events, since a dump began
         self.disturbed: set[bytes] | None = None  # since a commit began
-        self.seen: set[bytes] = set()  # in the dump that is going on
+        self.roll = RollCall()  # of the dump that is going on
+        self.gone = 0  # records that it did not show
 
     def __len__(self) -> int:
         return len(self.bodies)
@@ -198,15 +209,17 @@ class OwnTable:
                 self.end(key)
 
     def refresh(self, record: Record) -> None:
-        """A reply to a GET: the present truth; a moved timer alone is no change."""
+        """A reply to a GET: the present truth; what moves by itself is no change."""
         _, key, body, ident, mask = record
         old = self.bodies.get(key)
-        if old is not None and (
-            old == body or without_timeout(old) == without_timeout(body)
-        ):
-            self.facts[key] = (ident, mask)
-            self.held.pop(key, None)
-            return
+        if old is not None:
+            if not mask & _TIMEOUT_BIT and key[6] == FLOW:
+                body, mask = self._completed(key, old, record)
+            if alike(key, old, body):
+                self.facts[key] = (ident, mask)
+                if self.held:
+                    self.held.pop(key, None)
+                return
         self.put(key, body, ident, mask)
 
     def fill(self, record: Record) -> bool:
@@ -216,37 +229,60 @@ class OwnTable:
         not: that flow has to be looked up.
         """
         key = record[1]
-        self.seen.add(key)
+        self.roll.saw(key)
         if self.touched is None or key not in self.touched:
             self.refresh(record)
             return True
-        old = self.bodies.get(key)
-        return old is None or without_timeout(old) == without_timeout(record[2])
+        old, body, mask = self.bodies.get(key), record[2], record[4]
+        if old is None:
+            return True
+        if not mask & _TIMEOUT_BIT and key[6] == FLOW:
+            body, _ = self._completed(key, old, record)
+        return alike(key, old, body)
+
+    def _completed(self, key: bytes, old: bytes, record: Record) -> tuple[bytes, int]:
+        """Body and mask of a flow that was dumped without its timer."""
+        _, _, body, ident, mask = record
+        known = self.facts[key][0]
+        if status_of(body) & OFFLOADED and (known == ident or not known):
+            body = completed(old, body)
+            mask = mask_of(body)
+        return body, mask
 
     def begin_dump(self) -> None:
         """A dump starts: note what events touch, they are newer than the dump."""
         self.touched = set()
-        self.seen = set()
+        self.gone = 0
+        self.roll.begin(self.bodies)
 
-    def end_dump(self, due: float = 0.0) -> int:
-        """The dump is complete: sweep what it did not show; return how many.
+    def sweep(self, limit: int, due: float = 0.0) -> bool:
+        """End some of what the complete dump did not show; is there more to do?
 
         Flows that may have died with an address are held back until `due`.
         """
-        touched = self.touched or set()
-        gone = self.bodies.keys() - self.seen - touched - self.held.keys()
-        for key in gone:
-            if due and dies_with_address(self.bodies[key]):
+        touched, held, bodies = self.touched or set(), self.held, self.bodies
+        keys = self.roll.take(limit)
+        for key in keys:
+            if key in touched or key in held or key not in bodies:
+                continue
+            self.gone += 1
+            if due and dies_with_address(bodies[key]):
                 self.end_later(key, due)
             else:
                 self.end(key)
+        return bool(keys)
+
+    def end_dump(self, due: float = 0.0) -> int:
+        """The dump is complete: sweep the rest; return how many it did not show."""
+        while self.sweep(len(self.bodies) + 1, due):
+            pass
         self.abort_dump()
-        return len(gone)
+        return self.gone
 
     def abort_dump(self) -> None:
         """No dump is going on any more."""
         self.touched = None
-        self.seen = set()
+        self.roll.begin(())
 
     def hold(self) -> None:
         """From now on hold every end back, until `release`."""

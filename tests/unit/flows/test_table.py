@@ -109,6 +109,63 @@ def test_a_flow_that_events_and_the_dump_tell_differently_is_looked_up() -> None
     assert list(own.lookups) == [flow_key(1)]
 
 
+def test_a_dump_is_prepared_and_swept_in_parts() -> None:
+    own = Own()
+    put(own, *range(1, 8))
+    own.flows.marks.clear()
+    own.begin_dump()
+    while own.note(2):
+        pass
+    own.fill([(DUMP, flow_key(1), flow_body(1), ONE, MASK)])
+    own.apply([(END, flow_key(2), b"", ONE, 0), new_flow(3, 99)], 1.0)
+    parts = 0
+    while own.sweep(1.0, 2):
+        parts += 1
+    assert parts == 3
+    assert own.end_dump(1.0) == 4
+    assert set(own.flows.bodies) == {flow_key(1), flow_key(3)}
+    assert flow_key(1) not in own.flows.marks
+
+
+OFFLOADED = flow_body(1)[:52] + tlv(3, b"\0\0\x40\x0e")
+
+
+def test_a_flow_in_a_flow_table_keeps_what_was_told_of_it() -> None:
+    own = Own()
+    put(own, 1)
+    own.flows.marks.clear()
+    own.begin_dump()
+    own.fill([(DUMP, flow_key(1), OFFLOADED, ONE, MASK & ~(1 << 7))])
+    assert own.end_dump(1.0) == 0
+    own.apply([(DUMP, flow_key(1), OFFLOADED, ONE, MASK & ~(1 << 7))], 1.0)
+    assert not own.flows.marks
+    assert own.flows.bodies[flow_key(1)] == flow_body(1)
+
+
+def test_a_change_of_a_flow_in_a_flow_table_keeps_its_timer() -> None:
+    own = Own()
+    put(own, 1)
+    mark, mask = tlv(CTA_MARK, b"\0\0\0\7"), MASK & ~(1 << 7) | 1 << CTA_MARK
+    own.apply([(DUMP, flow_key(1), OFFLOADED + mark, ONE, mask)], 1.0)
+    expected = OFFLOADED + tlv(7, (60).to_bytes(4)) + mark
+    assert own.flows.bodies[flow_key(1)] == expected
+    assert own.flows.facts[flow_key(1)] == (ONE, mask | 1 << 7)
+
+
+def test_a_flow_that_was_in_a_flow_table_before_we_came_has_no_timer() -> None:
+    own = Own()
+    own.apply([(DUMP, flow_key(1), OFFLOADED, ONE, MASK & ~(1 << 7))], 1.0)
+    assert own.flows.bodies[flow_key(1)] == OFFLOADED
+
+
+def test_an_end_that_is_told_again_later_ends_no_younger_flow() -> None:
+    own = Own()
+    put(own, 1)
+    end = (END, flow_key(1), b"", ONE, 0)
+    own.apply([new_flow(1, 50, TWO), end, end], 1.0)
+    assert own.flows.bodies == {flow_key(1): flow_body(1, 50)}
+
+
 def test_a_dump_that_failed_sweeps_nothing() -> None:
     own = Own()
     put(own, 1, 2)
