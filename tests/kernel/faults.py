@@ -21,6 +21,7 @@ RELAY = Path(__file__).with_name("relay.py")
 MTUS = (576, 1280, 9000, 1500)
 HOSTILE = {"loss": 0.02, "double": 0.2, "late": 0.3, "late_s": 0.05, "corrupt": 0.05}
 _FLAP_S = 0.3
+_SLOW_S = 0.4
 _CLOCKS_S = (1_000_000, 86_400)
 
 Pick = Callable[[Stage], Node]
@@ -37,7 +38,7 @@ def _standby(stage: Stage) -> Node:
 def lose(stage: Stage, percent: int) -> None:
     """The switch drops so many of a hundred frames, for each receiver anew."""
     if _has_netem(stage):
-        ports = [stage.port(node) for node in stage.made.nodes]
+        ports = [port for node in stage.made.nodes for port in stage.ports(node)]
         words = ("root", "netem", "loss", f"{percent}%")
         for port in ports:
             run_in(stage.made.switch, "tc", "qdisc", "add", "dev", port, *words)
@@ -61,8 +62,10 @@ def _has_netem(stage: Stage) -> bool:
 
 def part(stage: Stage, pick: Pick) -> None:
     """Nothing comes through to or from one node; nobody sees a carrier go."""
-    port = stage.port(pick(stage))
-    with stage.switch_rules(f'iifname "{port}" drop', f'oifname "{port}" drop'):
+    ports = ", ".join(f'"{port}"' for port in stage.ports(pick(stage)))
+    with stage.switch_rules(
+        f"iifname {{ {ports} }} drop", f"oifname {{ {ports} }} drop"
+    ):
         stage.last(60, 5)
 
 
@@ -71,6 +74,37 @@ def deafen(stage: Stage) -> None:
     one, other = stage.port(stage.primary), stage.port(stage.standby)
     with stage.switch_rules(f'iifname "{one}" oifname "{other}" drop'):
         stage.last(10, 5)
+
+
+def flap_alternately(stage: Stage) -> None:
+    """Of two links of the primary one is always down, now this one, now the other."""
+    node = stage.primary
+    end = time.monotonic() + stage.lasting(15, 5)
+    while time.monotonic() < end:
+        for name in stage.interfaces:
+            stage.made.lab.link(node.namespace, name, "down")
+            time.sleep(2 * _FLAP_S)
+            stage.made.lab.link(node.namespace, name, "up")
+            time.sleep(_FLAP_S)
+
+
+def slow_and_cut(stage: Stage) -> None:
+    """A standby runs only half of the time while the first link fails for all."""
+    ports = ", ".join(f'"{stage.port(node)}"' for node in stage.made.nodes)
+    end = time.monotonic() + stage.lasting(20, 6)
+    with stage.switch_rules(f"iifname {{ {ports} }} drop"):
+        while time.monotonic() < end:
+            for number in (signal.SIGSTOP, signal.SIGCONT):
+                stage.standby.send_signal(number)
+                time.sleep(_SLOW_S)
+
+
+def cut_crosswise(stage: Stage) -> None:
+    """What the primary says is lost on one link, what a standby says on the other."""
+    one = stage.port(stage.primary, "eth2")
+    other = stage.port(stage.standby, stage.interfaces[-1])
+    with stage.switch_rules(f'iifname "{one}" drop', f'iifname "{other}" drop'):
+        stage.last(15, 5)
 
 
 def freeze(stage: Stage, pick: Pick) -> None:
@@ -151,6 +185,13 @@ def narrow_path(stage: Stage) -> None:
     stage.made.lab.link(node.namespace, "eth2", "mtu", "1500")
 
 
+def narrow_switch(stage: Stage) -> None:
+    """The switch carries no frame of more than 800 bytes; no node can know that."""
+    ports = ", ".join(f'"{stage.port(node)}"' for node in stage.made.nodes)
+    with stage.switch_rules(f"iifname {{ {ports} }} meta length > 800 drop"):
+        stage.last(20, 6)
+
+
 def mistreat(stage: Stage) -> None:
     """A relay takes the switch's place: it doubles, delays, reorders, corrupts."""
     switch = stage.made.switch
@@ -180,6 +221,7 @@ def empty_kernel(stage: Stage) -> None:
     """Somebody flushes the primary's kernel, more than once."""
     for _ in range(stage.times(5, 2)):
         run_in(stage.primary.namespace, "conntrack", "-F")
+        stage.watch.begin_anew()
         stage.last(1, 0.5)
 
 
@@ -211,10 +253,14 @@ def _faults() -> dict[str, Fault]:
     made += [
         ("mtu", change_mtu),
         ("narrow-path", narrow_path),
+        ("narrow-switch", narrow_switch),
         ("mistreat", mistreat),
         ("clocks", turn_clocks),
         ("flush", empty_kernel),
         ("power", restart_all),
+        ("flap-alternately", flap_alternately),
+        ("slow-and-cut", slow_and_cut),
+        ("crosswise", cut_crosswise),
     ]
     return {name: Fault(name, apply, _sentence(apply)) for name, apply in made}
 
@@ -225,3 +271,4 @@ def _sentence(apply: Callable[[Stage], None]) -> str:
 
 
 FAULTS = _faults()
+TWO = ("flap-alternately", "slow-and-cut", "crosswise")  # for two links only

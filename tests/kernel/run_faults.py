@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.kernel import trial
-from tests.kernel.faults import FAULTS
+from tests.kernel.faults import FAULTS, TWO
 from tests.kernel.trial import Result, Stage
 from tests.kernel.truth import LAG_S
 from tests.lab import Lab
@@ -29,7 +29,8 @@ _QUICK = 0.2
 def main() -> int:
     """Run what was asked for."""
     arguments = _arguments()
-    names = arguments.fault or list(FAULTS)
+    mixed = arguments.link in trial.MIXED
+    names = arguments.fault or [name for name in FAULTS if mixed or name not in TWO]
     unknown = [name for name in names if name not in FAULTS]
     if unknown:
         print(f"no such fault: {', '.join(unknown)}; see --list", file=sys.stderr)
@@ -45,7 +46,7 @@ def main() -> int:
         Lab("faults") as lab,
         trial.staged(
             *(lab, Path(directory), arguments.rate, arguments.flows, scale),
-            link=trial.LINKS[arguments.link],
+            link=trial.LINKS.get(arguments.link, arguments.link),
             security=f'mode = "{arguments.security}"\n',
         ) as stage,
     ):
@@ -73,6 +74,7 @@ def _arguments() -> argparse.Namespace:
         prog="scripts/faults",
         description="Three nodes in namespaces under load, one fault after the other.",
     )
+    links = (*trial.LINKS, *trial.MIXED)
     parser.add_argument("fault", nargs="*", help="which (default: all)")
     parser.add_argument("--list", action="store_true", help="what there is")
     parser.add_argument("--quick", action="store_true", help="faults last a fifth")
@@ -80,7 +82,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=1, help="how often all of them")
     parser.add_argument("--rate", type=float, default=1500.0, help="events a second")
     parser.add_argument("--flows", type=int, default=3000, help="tuples of the load")
-    parser.add_argument("--link", choices=trial.LINKS, default="multicast")
+    parser.add_argument("--link", choices=links, default="multicast")
     parser.add_argument("--security", choices=("enforce", "off"), default="enforce")
     parser.add_argument("--json", metavar="FILE", help="write the results")
     parser.add_argument("--keep", metavar="DIRECTORY", help="keep the daemons' logs")

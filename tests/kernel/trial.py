@@ -26,6 +26,14 @@ MULTICAST = 'type = "multicast"\ninterface = "eth2"\ngroup = "225.0.0.50"\n'
 UNICAST = 'type = "unicast"\nlocal = "{own}"\npeers = {others}\n'
 TCP = 'type = "tcp"\nlocal = "{own}"\npeers = {others}\n'
 LINKS = {"multicast": MULTICAST, "unicast": UNICAST, "tcp": TCP}
+MIXED = {
+    f"{one}+{two}": (one, two)
+    for one, two in (
+        *(("multicast", "unicast"), ("multicast", "tcp")),
+        *(("unicast", "tcp"), ("tcp", "multicast")),
+    )
+}
+_FIRST, _SECOND = ("eth2", "bridge", "10.99.0"), ("eth3", "bridge2", "10.98.0")
 _PATIENCE_S = 30.0
 _SETTLE_S = 8.0  # for status to say what is true
 _STATIC_FLOWS = 150
@@ -96,7 +104,9 @@ class Stage:
         self.made = made
         self.load = load
         self.watch = watch
-        self.sealed = OPEN not in made.nodes[0].config.read_text()
+        text = made.nodes[0].config.read_text()
+        self.sealed = OPEN not in text
+        self.interfaces = ("eth2", "eth3")[: text.count("[[link]]")]
         self.heal_s = HEAL_S  # what is promised
         self._scale = scale
         self._numbers = {node.name: n for n, node in enumerate(made.nodes, 1)}
@@ -119,10 +129,14 @@ class Stage:
     def times(self, count: int, least: int = 2) -> int:
         return max(round(count * self._scale), least)
 
-    def port(self, node: Node) -> str:
+    def ports(self, node: Node) -> list[str]:
+        """The switch's ends of all cables of a node."""
+        return [self.port(node, interface) for interface in self.interfaces]
+
+    def port(self, node: Node, interface: str = "eth2") -> str:
         """The switch's end of a node's cable."""
-        shown = run("ip", "-n", node.namespace, "-o", "link", "show", "eth2")
-        index = shown.split("eth2@if")[1].split(":")[0]
+        shown = run("ip", "-n", node.namespace, "-o", "link", "show", interface)
+        index = shown.split(f"{interface}@if")[1].split(":")[0]
         for line in run("ip", "-n", self.made.switch, "-o", "link").splitlines():
             if line.startswith(f"{index}:"):
                 return line.split()[1].split("@")[0].rstrip(":")
@@ -213,6 +227,8 @@ class Stage:
                 break
             pairs = [(s, c) for s, c, _ in wrong]
             time.sleep(_LOOK_S)
+            # The load has ended; the daemons' own connections may still change.
+            kernels |= {source.name: source.kernel() for source, _ in pairs}
         problems += [
             f"{node.name} has ended: {node.log[-2000:]}"
             for node in self.made.nodes
@@ -290,7 +306,30 @@ def grown(first: float, last: float) -> bool:
 
 def no_offload(node: Node) -> None:
     """A relay sees frames before a network card would fill in checksums."""
-    run_in(node.namespace, "ethtool", "-K", "eth2", "tx", "off")
+    for interface in ("eth2", "eth3"):
+        if f" {interface}@" in run("ip", "-n", node.namespace, "-o", "link"):
+            run_in(node.namespace, "ethtool", "-K", interface, "tx", "off")
+
+
+def _link_texts(link: str) -> list[str]:
+    """The configuration of one link, or of two of different types."""
+    if link not in MIXED:
+        return [link]
+    return [
+        LINKS[kind].replace("eth2", interface).replace("225.0.0.50", "225.0.0.51")
+        if kind == "multicast"
+        else LINKS[kind] + f'interface = "{interface}"\n'
+        for kind, (interface, _, _) in zip(MIXED[link], (_FIRST, _SECOND), strict=True)
+    ]
+
+
+def _second_network(made: Cluster) -> None:
+    """Another cable for each node, on a bridge of its own."""
+    interface, bridge, network = _SECOND
+    made.lab.bridge(made.switch, bridge)
+    for number, node in enumerate(made.nodes, 1):
+        made.lab.plug(node.namespace, interface, made.switch, bridge)
+        made.lab.address(node.namespace, interface, f"{network}.{number}/24")
 
 
 def _configure(
@@ -301,12 +340,17 @@ def _configure(
     if security != OPEN:
         run(str(SYNCD), "keygen", "--key-file", str(keys))
         security += f'key_file = "{keys}"\n'
-    addresses = [f"10.99.0.{number}" for number in range(1, len(made.nodes) + 1)]
-    for node, own in zip(made.nodes, addresses, strict=True):
-        others = json.dumps([at for at in (*addresses, *guests) if at != own])
+    if link in MIXED:
+        _second_network(made)
+    hosts = range(1, len(made.nodes) + 1)
+    for host, node in zip(hosts, made.nodes, strict=True):
+        places = []
+        for text, (_, _, network) in zip(_link_texts(link), (_FIRST, _SECOND)):  # noqa: B905 - one link or two
+            others = [f"{network}.{other}" for other in hosts if other != host]
+            words = text.replace("{own}", f"{network}.{host}")
+            places.append(words.replace("{others}", json.dumps([*others, *guests])))
         text = node.config.read_text().replace(OPEN, security)
-        place = link.replace("{own}", own).replace("{others}", others)
-        node.config.write_text(text.replace(MULTICAST, place))
+        node.config.write_text(text.replace(MULTICAST, "[[link]]\n".join(places)))
 
 
 @contextmanager
@@ -322,7 +366,8 @@ def staged(
 ) -> Iterator[Stage]:
     """Three nodes in step, the first one with a load, the second with some flows.
 
-    `link` is text of a `[[link]]` with `{own}` and `{others}` where addresses belong;
+    `link` is text of a `[[link]]` with `{own}` and `{others}` where addresses belong,
+    or one of `MIXED`, the first link of which is eth2 and the second one eth3;
     `guests` are among the others; `security` is `OPEN`, or else the cluster's key is
     made and `[security]` is as given, with its `key_file`.
     """

@@ -138,6 +138,11 @@ class Watch:
             found, self.findings = self.findings, Findings()
         return found
 
+    def begin_anew(self) -> None:
+        """The kernel was emptied: rows of the load no longer last for `step_s`."""
+        with self._lock:
+            self._kernel.clear()
+
     def _run(self) -> None:
         try:
             while not self._over.wait(_LOOK_S):
