@@ -34,7 +34,6 @@ from syncd.replication.seal import OFF
 from syncd.replication.settings import Settings
 
 _LOG = logging.getLogger("syncd")
-_FOREIGN = frozenset(("auth", "malformed", "replay", "version"))  # proof of nothing
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING}
 
 
@@ -186,12 +185,12 @@ class Node:
             self._failed(error if isinstance(error, Exception) else RuntimeError())
 
     def _received(self, link: int, batch: Batch) -> bool:
-        """Datagrams of one link; was one of them from somebody who has the key?"""
+        """Datagrams of one link; was one from a peer that is there now?"""
         now = time.monotonic()
         genuine = False
         for datagram, source in batch:
             reason = self.engine.receive(datagram, link, source, now)
-            genuine |= reason not in _FOREIGN
+            genuine |= self.engine.proven
             if reason is not None:
                 rejected = self.rejected[link]
                 rejected[reason] = rejected.get(reason, 0) + 1

@@ -15,6 +15,7 @@ from typing import Protocol
 
 LENGTH_LIMIT = 65535
 _PREFIX_BYTES = 4
+_FRAMES_AT_ONCE = 512  # as many as a UDP link takes; a read may hold 50 000 tiny ones
 
 
 class Owner(Protocol):
@@ -42,6 +43,7 @@ class Connection(asyncio.Protocol):
         self._unsent_limit = unsent_limit
         self._transport: asyncio.Transport | None = None
         self._waiting = bytearray()
+        self._resting = False  # is nothing read until what waits is taken?
 
     @property
     def closing(self) -> bool:
@@ -78,11 +80,16 @@ class Connection(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
+        self._waiting += data
+        if not self._resting:
+            self._take()
+
+    def _take(self) -> None:
+        """Hand some datagrams on; if more are left, let others work before the rest."""
         waiting = self._waiting
-        waiting += data
         datagrams: list[bytes] = []
         at = 0
-        while len(waiting) - at >= _PREFIX_BYTES:
+        while len(waiting) - at >= _PREFIX_BYTES and len(datagrams) < _FRAMES_AT_ONCE:
             length = int.from_bytes(waiting[at : at + _PREFIX_BYTES])
             if not 1 <= length <= LENGTH_LIMIT:
                 waiting.clear()
@@ -95,9 +102,27 @@ class Connection(asyncio.Protocol):
             datagrams.append(bytes(waiting[at + _PREFIX_BYTES : end]))
             at = end
         del waiting[:at]
+        self._rest(len(datagrams) == _FRAMES_AT_ONCE)
         if datagrams:
             self.heard = True
             self._owner.arrived(self, datagrams)
+
+    def _rest(self, more: bool) -> None:
+        """With `more` to take nothing is read, and the next visit comes by itself."""
+        transport = self._transport
+        if transport is None or self.closing:
+            return
+        if more:
+            asyncio.get_running_loop().call_soon(self._go_on)
+        if more and not self._resting:
+            transport.pause_reading()
+        elif self._resting and not more:
+            transport.resume_reading()
+        self._resting = more
+
+    def _go_on(self) -> None:
+        if not self.closing:
+            self._take()
 
     def connection_lost(self, _error: Exception | None) -> None:
         if not self.closed.done():

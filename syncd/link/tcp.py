@@ -3,7 +3,8 @@
 In: a link's configuration, the state of its interface, datagrams to send. Out:
 datagrams of the peers in batches. The rule: one connection per pair of nodes, dialled
 by the one with the lower address; a newer connection of a peer replaces its older one
-when a genuine frame has come over it: an address alone proves nothing.
+when a frame of a life that goes on has come over it: an address alone proves nothing,
+and neither does a frame that somebody recorded.
 A peer that does not take what it is sent delays nobody: what does not fit into its
 bounded buffer is dropped and counted, and the replication marks those flows again.
 
@@ -40,6 +41,7 @@ _FRAME_BYTES = 4096  # no MTU limits a stream; a larger frame saves little
 _UNSENT_LIMIT = 1 << 20  # bytes of one peer beside the kernel's buffer: a full window
 _ACCEPT_LIMIT = 16  # connections taken at once, and half-made ones
 _RIVALS_LIMIT = 8  # newer connections of one peer that have not proved themselves
+_RIVAL_DATAGRAMS = 16  # the last ones of a batch: all HELLOs are among them
 _CONNECT_S = 3.0
 _RETRY_S = 1.0
 _BACK_OFF_S = (0.1, 5.0)  # first and longest wait before the next call
@@ -113,6 +115,8 @@ class TcpLink:
                     f"{peer} does not take what it is sent", len(fitting) - taken
                 )
             sent = max(sent, taken)
+        for rival in chain(*self._rivals.values()):
+            rival.send(fitting[-_RIVAL_DATAGRAMS:])  # what it has to answer to
         self.sent_frames += sent
         self.sent_bytes += sum(map(len, fitting[:sent]))
         return sent

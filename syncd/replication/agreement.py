@@ -41,6 +41,18 @@ class Agreement(Speaker):
             self._receive_unknown(frame, now)
         return None
 
+    def goes_on(self, frame: Frame) -> bool:
+        """Was this frame made after its sender had proved that it goes on?
+
+        A frame that somebody recorded before is genuine as well, and tells nothing.
+        """
+        peer = self.peers.get(frame.sender)
+        return (
+            peer is not None
+            and peer.inbox.epoch == frame.epoch
+            and frame.number >= peer.inbox.first
+        )
+
     def _own_name(self, frame: Frame, source: str, now: float) -> str | None:
         if frame.epoch == self.epoch:
             return None  # our own frame came back
@@ -164,15 +176,16 @@ class Agreement(Speaker):
         A life proves itself by acknowledging a frame that we sent after we first
         heard of it; a frame of a dead life that was late, or is sent again by
         somebody, cannot know its number. Several lives may be in question at once, so
-        that old frames do not keep the one that goes on from its proof.
+        that old frames do not keep the one that goes on from its proof; nor do they
+        keep the question from being put anew.
         """
         candidates = peer.candidates
         number, _ = candidates.get(frame.epoch, (0, 0.0))
         soon = max(now, self.told_at + _ANSWER_S)
         if not peer.live:
             peer.keys = hello.keys
-        if not candidates:
-            peer.challenge = self.outbox.number + 1
+        if not candidates or now - peer.challenged_at >= self.settings.silence_s:
+            peer.challenge, peer.challenged_at = self.outbox.number + 1, now
         if number == 0:
             self.hello_at = min(self.hello_at, soon)
             if len(candidates) >= _CANDIDATES_LIMIT:

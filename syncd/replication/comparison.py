@@ -86,20 +86,22 @@ class Comparison:
 
     # As a sender
 
-    def frames(self, outbox: Outbox, own: Own, now: float) -> list[Numbered]:
-        """Inventories and proofs that are due, if no peer is known to miss anything."""
-        if not self._may_speak(outbox, own):
+    def inventories(self, outbox: Outbox, own: Own, now: float) -> list[Numbered]:
+        """Those that are due, if no peer is known to miss anything."""
+        if not self._lister.spans or not self._may_speak(outbox, own):
             return []
-        frames: list[Numbered] = []
-        if self._lister.spans:
-            frames = self._lister.burst(outbox, own)
-            if not self._lister.spans:
-                self._due_at = min(self._due_at, now + _RETRY_S)
-        if now >= self._due_at and outbox.window_open:
-            self.marker += 1
-            self._due_at = now + _BEAT_S
-            frames.append(outbox.pack_proof(self.marker))
+        frames = self._lister.burst(outbox, own)
+        if not self._lister.spans:
+            self._due_at = min(self._due_at, now + _RETRY_S)
         return frames
+
+    def proofs(self, outbox: Outbox, own: Own, now: float) -> list[Numbered]:
+        """The proof that is due, if no peer is known to miss anything."""
+        if now < self._due_at or not self._may_speak(outbox, own):
+            return []
+        self.marker += 1
+        self._due_at = now + _BEAT_S
+        return [outbox.pack_proof(self.marker)]
 
     def _may_speak(self, outbox: Outbox, own: Own) -> bool:
         return (

@@ -51,6 +51,7 @@ class ReplicationEngine:
         self.settings = settings
         self.reader = RecordReader()
         self.own = Own()
+        self.proven = False  # is the frame received last of a life that goes on?
         self.agreement = Agreement(node, epoch, settings, self.own, now)
         self.outbox = self.agreement.outbox
         self.comparison = self.agreement.comparison
@@ -209,6 +210,7 @@ class ReplicationEngine:
         `place` is that of the link that it came over.
         """
         self._go_on(now)
+        self.proven = False
         try:
             coder = self.agreement.coder
             envelope = coder.unwrap(datagram)
@@ -219,9 +221,12 @@ class ReplicationEngine:
             return error.reason
         frame = Frame(envelope.sender, envelope.epoch, envelope.number, content)
         if isinstance(content, Hello):
-            return self._receive_hello(frame, content, (place, source), now)
-        self.paths.heard(frame.sender, frame.epoch, place, now)
-        return self.agreement.receive(frame, source, now)
+            refused = self._receive_hello(frame, content, (place, source), now)
+        else:
+            self.paths.heard(frame.sender, frame.epoch, place, now)
+            refused = self.agreement.receive(frame, source, now)
+        self.proven = refused is None and self.agreement.goes_on(frame)
+        return refused
 
     def _receive_hello(
         self, frame: Frame, hello: Hello, origin: tuple[int, str], now: float
@@ -286,7 +291,7 @@ class ReplicationEngine:
         """HELLO, when it is due."""
         agreement = self.agreement
         hellos: list[tuple[int, Hello]] = []
-        probe = self._probe_due(now)
+        probe = agreement.probe_due(now)
         due = max(min(agreement.hello_at, agreement.ack_at), agreement.quiet_until)
         if probe or now >= due:
             room = self.departure.room(self.node, self.paths.usable)
@@ -300,25 +305,14 @@ class ReplicationEngine:
             agreement.unacknowledged_frames = 0
         return hellos
 
-    def _probe_due(self, now: float) -> bool:
-        """Has nobody acknowledged for too long? The last frames may be lost."""
-        agreement = self.agreement
-        if not self.outbox.unacked:
-            agreement.probe_at = math.inf
-            agreement.probe_wait_s = self.settings.probe_interval_s
-        elif agreement.probe_at == math.inf:
-            agreement.probe_at = now + agreement.probe_wait_s
-        elif now >= max(agreement.probe_at, agreement.quiet_until):
-            interval = self.settings.hello_interval_s
-            agreement.probe_wait_s = min(2 * agreement.probe_wait_s, interval)
-            agreement.probe_at = now + agreement.probe_wait_s
-            return True
-        return False
-
     def _send_data(self, frames: list[Numbered], now: float) -> None:
-        """Marks first; a running pass has every fourth frame for itself."""
+        """A due proof, marks; a running pass has every fourth frame for itself.
+
+        Marks fill a window that is always full: a proof behind them would never leave.
+        """
         outbox, own = self.outbox, self.own
         limit = self.settings.burst_frames
+        frames += self.comparison.proofs(outbox, own, now)
         while outbox.window_open and len(frames) < limit:
             frame = None
             if outbox.running is not None and len(frames) % 4 == 0:
@@ -327,7 +321,8 @@ class ReplicationEngine:
             if frame is None:
                 break
             frames.append(frame)
-        frames += self.comparison.frames(outbox, own, now)
+        frames += self.comparison.inventories(outbox, own, now)
+        frames += self.comparison.proofs(outbox, own, now)
 
     # Time
 

@@ -24,6 +24,7 @@ class Inbox:
         "_ended_epochs",
         "begun",
         "epoch",
+        "first",
         "highest",
         "late_frames",
         "latest_pass",
@@ -35,6 +36,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self.epoch = 0  # 0 = no life of the peer is known
+        self.first = 0  # number of the frame that this life began with here
         self.highest = 0
         self.lost: list[tuple[int, int]] = []
         self.wants = 0
@@ -53,7 +55,7 @@ class Inbox:
         if self.epoch:
             self._ended_epochs.append(self.epoch)
         self.epoch = epoch
-        self.highest = number
+        self.first = self.highest = number
         self.lost = []
         self.wants = 0
         self.begun = 0

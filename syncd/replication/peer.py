@@ -75,6 +75,7 @@ class Peer:
     # Lives of it that have not proved themselves: epoch -> (highest number, heard at).
     candidates: dict[int, tuple[int, float]] = field(default_factory=dict)
     challenge: int = 0  # the number of ours that one of them has to acknowledge
+    challenged_at: float = 0.0
     keys: tuple[bytes, ...] = ()  # ids of the keys that it opens sealed frames with
     version: tuple[int, int] = (0, 0)
     capabilities: tuple[str, ...] = ()

@@ -96,6 +96,20 @@ class Speaker:
         peer.remote_wants = 0
         self.hello_at = now
 
+    def probe_due(self, now: float) -> bool:
+        """Has nobody acknowledged for too long? The last frames may be lost."""
+        if not self.outbox.unacked:
+            self.probe_at = math.inf
+            self.probe_wait_s = self.settings.probe_interval_s
+        elif self.probe_at == math.inf:
+            self.probe_at = now + self.probe_wait_s
+        elif now >= max(self.probe_at, self.quiet_until):
+            interval = self.settings.hello_interval_s
+            self.probe_wait_s = min(2 * self.probe_wait_s, interval)
+            self.probe_at = now + self.probe_wait_s
+            return True
+        return False
+
     def silent_peers(self, now: float) -> None:
         """Peers that were not heard, or did not hear us, for too long are lost."""
         silence = self.settings.silence_s

@@ -327,3 +327,58 @@ def test_a_flood_from_many_sources_does_not_silence_other_warnings() -> None:
     assert len(b.take_messages()) == 64
     assert b.receive(b"\x91\x02", 0, "somebody", talk.now) == "malformed"
     assert len(b.take_messages()) == 1
+
+
+def test_a_frame_recorded_before_a_start_proves_nothing_and_one_of_now_does() -> None:
+    """What a TCP link goes by when somebody calls from a peer's address."""
+    talk = Talk("a", "b", security=SEALED)
+    put(talk.engines["a"].own, 1, 2)
+    talk.run(1)
+    old = recorded(talk, "a")
+    b = talk.start("b", epoch=77)
+    proven = []
+    for datagram in old:  # of a life that goes on, but from before this start
+        b.receive(datagram, 0, "x", talk.now)
+        proven.append(b.proven)
+    talk.run(2)
+    for datagram in old:
+        b.receive(datagram, 0, "x", talk.now)
+        proven.append(b.proven)
+    assert not any(proven)
+    talk.sent.clear()
+    put(talk.engines["a"].own, 3)
+    talk.deliver = lambda *_: False
+    talk.turn()
+    assert b.receive(recorded(talk, "a")[0], 0, "x", talk.now) is None
+    assert b.proven
+
+
+def test_old_frames_do_not_keep_the_question_from_being_put_anew() -> None:
+    """A frame that answered an earlier question is old as well, some seconds later."""
+    talk = Talk("b", security=SEALED)
+    b = talk.engines["b"]
+    ghost = Talk("a", security=SEALED)
+    other = Talk("a", security=SEALED)
+    other.start("a", epoch=500)
+    ghost.run(80, 0.5)
+    repeated = iter(recorded(ghost, "a"))
+    a = other.engines["a"]
+    answer: list[bytes] = []
+    for _ in range(60):
+        b.receive(next(repeated), 0, "x", talk.now)  # a candidate at all times
+        b.tick(talk.now)
+        for _, datagram in b.send(talk.now):
+            a.receive(datagram, 0, "b", talk.now)
+        a.tick(talk.now)
+        answer += [datagram for _, datagram in a.send(talk.now)]
+        talk.now += 0.1
+    # That life ended; b heard none of it, its answers were kept by somebody.
+    for _ in range(4):
+        for _ in range(10):
+            b.receive(next(repeated), 0, "x", talk.now)
+            b.tick(talk.now)
+            b.send(talk.now)
+            talk.now += 0.1
+    for datagram in answer:
+        b.receive(datagram, 0, "x", talk.now)
+    assert b.peers["a"].inbox.epoch == 0

@@ -290,3 +290,24 @@ def test_who_wants_everything_is_not_listed_it_as_well() -> None:
     talk.run(3)
     assert talk.copy("b", "a") == talk.own("a")
     assert listings <= 64  # of 150 that all of it takes
+
+
+def test_copies_are_compared_though_the_window_is_always_full() -> None:
+    settings = Settings(window_frames=8, ack_frames=4)
+    talk = in_step("a", "b", settings=settings)
+    a, peer = talk.engines["a"], talk.engines["b"].peers["a"]
+    full: list[bool] = []
+
+    def look(sender: str, _receiver: str, _datagram: bytes) -> bool:
+        if sender == "a":
+            full.append(not a.outbox.window_open)
+        return True
+
+    talk.deliver = look
+    for turn in range(600):
+        put(a.own, *range(2000), seconds=turn + 1)
+        talk.turn()
+        talk.now += 0.01
+        assert peer.verified
+    assert all(full)
+    assert talk.now - peer.inbound_at < 2.5
