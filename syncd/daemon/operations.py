@@ -323,9 +323,11 @@ class Operations:
     async def _verify(self, options: dict[str, object]) -> Answer:
         """Compare now: our copies of the peers' tables, and theirs of ours."""
         engine = self._engine
-        peers = [peer for peer in self._named_peers(options) if peer.live]
-        if not peers:
+        live = [peer for peer in self._named_peers(options) if peer.live]
+        if not live:
             raise ControlError("verify: no live peer to compare with")
+        peers = [peer for peer in live if "digest" in peer.capabilities]
+        mute = [peer.name for peer in live if peer not in peers]
         asked, marker = time.monotonic(), engine.comparison.marker
         repaired = {peer.name: peer.repaired for peer in peers}
         # What was flushed, or is not here in full yet, is different before we look.
@@ -343,11 +345,14 @@ class Operations:
             return fresh
 
         engine.verify(asked)
-        compared = await self._until(judged, options)
+        compared = await self._until(judged, options) and not mute
         different = [name for name, found in buckets.items() if found]
         if different and engine.settings.mode == RELIABLE:
             await self._until(lambda: all(peer.verified for peer in peers), options)
-        rows = []
+        rows: list[Answer] = [
+            {"node": name, "equal": False, "error": "protocol 1.0 cannot compare"}
+            for name in mute
+        ]
         for peer in peers:
             differing = buckets[peer.name].bit_count()
             located = peer.repaired - repaired[peer.name]
@@ -362,10 +367,8 @@ class Operations:
                 }
             )
         answer: Answer = {"ok": compared and not different, "peers": rows}
-        if different:
-            answer["error"] = "different: " + ", ".join(sorted(different))
-        elif not compared:
-            answer["error"] = "verify: no moment without missing frames in time"
+        if error := verify_error(different, mute, compared=compared):
+            answer["error"] = error
         return answer
 
     async def _until(
@@ -384,6 +387,18 @@ class Operations:
                 return False
             await asyncio.sleep(_LOOK_S)
         return True
+
+
+def verify_error(different: list[str], mute: list[str], *, compared: bool) -> str:
+    """Why the answer of `verify` is no, or nothing."""
+    if different:
+        return "different: " + ", ".join(sorted(different))
+    if mute:
+        return (
+            f"verify: {', '.join(sorted(mute))} cannot compare: protocol 1.0, which it "
+            "speaks, has no digests; install the same version of syncd there"
+        )
+    return "" if compared else "verify: no moment without missing frames in time"
 
 
 def _say_role(before: str, role: str) -> None:

@@ -156,6 +156,11 @@ def short_names(record: Chosen) -> tuple[int, int]:
     return name >> _SHORT_SHIFT, xxh3_64_intdigest(body, name) & _SHORT_MASK
 
 
+def check_sum(label: bytes, content: bytes) -> int:
+    """32 bits that tell whether this content still stands under this label."""
+    return xxh3_64_intdigest(content, xxh3_64_intdigest(label)) & _SHORT_MASK
+
+
 def bucket_of(name: int) -> int:
     """The bucket of a key with that short name."""
     return name >> (_BUCKET_SHIFT - _SHORT_SHIFT)

@@ -6,13 +6,15 @@ and zstandard. All integers of the envelope are msgpack's; keys and bodies are r
 netlink attributes in the sender's byte order (a peer with another one is refused at
 its HELLO).
 
-    datagram  [MAJOR, sender, epoch, number, payload, ...]     msgpack array
+    datagram  [MAJOR, sender, epoch, number, payload, check, ...]   msgpack array
       MAJOR     int    protocol version; another one is refused
       sender    str    name of the node, 1..64 characters
       epoch     int    one life of a daemon, unique per sender
       number    int    1, 2, 3 ... over all frames of that epoch
       payload   bin    first byte = codec: 0 as it is, 1 zstandard with DICTIONARY,
-                       2 sealed, see `seal.py`
+                       2 sealed, see `seal.py`; behind such a payload stands nothing
+      check     int    lower 32 bits of xxh3 over the payload, seeded with xxh3 over
+                       the text "sender epoch number"; may be missing
     payload   [HELLO, {field: value}]                           fields: `Hello`
               [DATA, floor, resync, [key, body, ...], [key, ...],
                      [key, body, ...], [key, ...], 0, proof, inventory, ...]
@@ -37,17 +39,19 @@ import msgpack
 import zstandard
 
 from syncd.errors import FrameError
-from syncd.flows.digest import PACKED_BYTES
+from syncd.flows.digest import PACKED_BYTES, check_sum
 from syncd.replication.hello import MAJOR, Hello, hello_fields, is_counter, read_hello
 
 HELLO = 0
 DATA = 1
 
 NAME_LIMIT = 64
+CHECK_BYTES = 5  # that the check adds to a plain datagram
 CONTENT_LIMIT = 1 << 18  # bytes of a payload when unpacked
 ITEM_LIMIT = 4096  # bytes of one key or body
 _PLAIN = b"\x00"
 _ZSTD = b"\x01"
+_SEALED = b"\x02"
 _LEVEL = -1  # 5 % larger than level 1, for two thirds of its time
 _WORTH_COMPRESSING = 96  # shorter payloads gain nothing
 
@@ -160,7 +164,11 @@ class Coder:
 
     def wrap(self, sender: str, epoch: int, number: int, payload: bytes) -> bytes:
         """A payload in its envelope: one datagram."""
-        return cast(bytes, self._packb((MAJOR, sender, epoch, number, payload)))
+        envelope = (MAJOR, sender, epoch, number, payload)
+        if payload[:1] == _SEALED:
+            return cast(bytes, self._packb(envelope))
+        check = _check(sender, epoch, number, payload)
+        return cast(bytes, self._packb((*envelope, check)))
 
     def unpack(self, datagram: bytes) -> Frame:
         """One plain datagram as a frame; FrameError(version | malformed)."""
@@ -197,6 +205,9 @@ class Coder:
             or type(payload) is not bytes
         ):
             raise FrameError("malformed", "a frame with a field of a wrong kind")
+        checked = list(map(type, envelope[5:6])) == [int] and payload[:1] != _SEALED
+        if checked and envelope[5] != _check(sender, epoch, number, payload):
+            raise FrameError("malformed", "a frame that was damaged on the way")
         return Envelope(sender, epoch, number, payload)
 
     def content(self, payload: bytes) -> Hello | Data | Unknown:
@@ -228,6 +239,11 @@ class Coder:
             raise FrameError(
                 "malformed", f"a broken compressed payload: {error}"
             ) from error
+
+
+def _check(sender: str, epoch: int, number: int, payload: bytes) -> int:
+    """A damaged frame that is not sealed must not become another node's state."""
+    return check_sum(f"{sender} {epoch} {number}".encode(), payload)
 
 
 def _unpackb(packed: bytes, limit: int) -> object:

@@ -33,7 +33,12 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from syncd.errors import FrameError
-from syncd.replication.frame import Envelope, envelope_head, envelope_middle
+from syncd.replication.frame import (
+    CHECK_BYTES,
+    Envelope,
+    envelope_head,
+    envelope_middle,
+)
 
 ENFORCE = "enforce"  # seal, and take nothing else
 PERMISSIVE = "permissive"  # take both, seal when everybody heard can open it
@@ -125,7 +130,7 @@ class Sealer:
     @property
     def overhead(self) -> int:
         """Bytes that a payload may grow by."""
-        return 0 if self.security.mode == OFF else SEAL_BYTES
+        return CHECK_BYTES if self.security.mode == OFF else SEAL_BYTES
 
     def key_of(self, sender: str, epoch: int) -> bytes:
         """The id of the key that a sender last used; empty if it sends plain."""

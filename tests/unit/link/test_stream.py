@@ -28,7 +28,7 @@ class Owner:
 
 async def connected(owner: Owner) -> tuple[Connection, socket.socket]:
     ours, theirs = socket.socketpair()
-    ours.setblocking(False)
+    ours.settimeout(0)
     _, connection = await asyncio.get_running_loop().connect_accepted_socket(
         lambda: Connection(owner, "peer", 1 << 16), ours
     )

@@ -7,6 +7,7 @@ import pytest
 from syncd.errors import FrameError
 from syncd.flows.digest import Digest
 from syncd.replication.frame import (
+    CHECK_BYTES,
     CONTENT_LIMIT,
     HELLO,
     ITEM_LIMIT,
@@ -61,7 +62,39 @@ def test_an_envelope_adds_no_more_than_it_says(name: str) -> None:
     coder = Coder()
     payload = coder.pack_data(Data(flows=flat(30)))
     datagram = coder.wrap(name, (1 << 63) - 1, (1 << 63) - 1, payload)
-    assert len(datagram) - len(payload) <= envelope_bytes(name)
+    assert len(datagram) - len(payload) <= envelope_bytes(name) + CHECK_BYTES
+
+
+@pytest.mark.parametrize(
+    "content", [Hello(acks=(Ack("a", 5, 6),)), Data(flows=flat(30))]
+)
+def test_a_plain_frame_that_was_damaged_is_refused(content: Hello | Data) -> None:
+    coder = Coder()
+    if isinstance(content, Hello):
+        payload = coder.pack_hello(content)
+    else:
+        payload = coder.pack_data(content)
+    datagram = coder.wrap("fw1", 7, 8, payload)
+    assert coder.unpack(datagram).content == content
+    taken = 0
+    for bit in range(8 * len(datagram)):
+        damaged = bytearray(datagram)
+        damaged[bit // 8] ^= 1 << bit % 8
+        try:
+            frame = coder.unpack(bytes(damaged))
+        except FrameError:
+            continue
+        taken += 1  # the mark of the check itself
+        assert (frame.sender, frame.epoch, frame.number) == ("fw1", 7, 8)
+        assert frame.content == content
+    assert taken <= 8
+
+
+def test_a_plain_frame_without_a_check_is_taken() -> None:
+    coder = Coder()
+    payload = coder.pack_data(Data(flows=flat(3)))
+    datagram = msgpack.packb((MAJOR, "fw1", 7, 8, payload))
+    assert coder.unpack(datagram).content == Data(flows=flat(3))
 
 
 def test_unknown_fields_behind_the_known_ones_are_skipped() -> None:
