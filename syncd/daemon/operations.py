@@ -305,7 +305,7 @@ class Operations:
         return {"ok": True, "flushed": count}
 
     def delete_ended(self) -> None:
-        """Delete this kernel's copies of flows that their owner has ended."""
+        """Delete this kernel's copies of what their owner has ended."""
         keys = self._engine.take_ended_elsewhere()
         for at in range(0, len(keys), _DELETE_BATCH):
             part = keys[at : at + _DELETE_BATCH]
@@ -313,12 +313,13 @@ class Operations:
             try:
                 self._node.requests.send(requests)
             except KernelError as error:
-                _LOG.warning("deleting %d flows that ended: %s", len(part), error)
+                _LOG.warning("deleting %d records that ended: %s", len(part), error)
                 self._engine.dump_wanted = True  # it tells which ones are left
                 self._node.listener.heal()
                 continue
             for key in part:  # our own deletions raise no event here
                 self._engine.own.flows.end(key)
+                self._engine.own.expectations.end(key)
 
     async def _verify(self, options: dict[str, object]) -> Answer:
         """Compare now: our copies of the peers' tables, and theirs of ours."""

@@ -5,7 +5,7 @@ ctypedef const unsigned char *octets
 
 cdef class Restorer:
     cdef object _fixed_timeout_s
-    cdef dict _plain, _translated, _protoinfos, _doubted, _timeouts, _shapes
+    cdef dict _plain, _translated, _protoinfos, _doubted, _lenient, _timeouts, _shapes
 
     cpdef object timeout_s(self, bytes key, bytes body, elapsed_s)
     @cython.locals(
@@ -17,9 +17,9 @@ cdef class Restorer:
     cpdef list creates(self, records, sequence)
     @cython.locals(
         messages=list, record=tuple, key=bytes, body=bytes, present=bytes,
-        rest=bytes, there=bytes, raw=bytes, head=bytes, serial=bytes, sent=bytes,
+        rest=bytes, there=bytes, more=bytes, head=bytes, serial=bytes, sent=bytes,
         kept=bytes, ours=octets, theirs=octets, at=Py_ssize_t, end=Py_ssize_t,
-        size=Py_ssize_t, held_size=Py_ssize_t, alike=cython.bint,
+        size=Py_ssize_t, held_size=Py_ssize_t, alike=cython.bint, tcp=cython.bint,
         elapsed_s=cython.double,
     )
     cpdef list refreshes(self, records, held, sequence)

@@ -25,6 +25,7 @@ from syncd.flows.restore import (
     EXCL,
     EXPECTED,
     FIXED_TIMEOUT,
+    HELPER,
     KEPT_BITS,
     LARGEST_RECORD,
     NAT_BITS,
@@ -36,6 +37,7 @@ from syncd.flows.restore import (
     create,
     doubted_s,
     estimate_s,
+    is_lenient,
     nat_range,
     protoinfo_to_send,
     refresh,
@@ -69,6 +71,7 @@ class Restorer:
     __slots__ = (
         "_doubted",
         "_fixed_timeout_s",
+        "_lenient",
         "_plain",
         "_protoinfos",
         "_shapes",
@@ -84,6 +87,8 @@ class Restorer:
         self._plain: dict[bytes, bytes] = {}
         self._translated: dict[bytes, tuple[bytes, int]] = {}
         self._protoinfos: dict[bytes, bytes] = {}
+        # PROTOINFO (a key of `_protoinfos`) -> what a refresh adds for it.
+        self._lenient: dict[bytes, bytes] = {}
         # PROTOINFO (a key of `_protoinfos`) -> seconds, if established TCP.
         self._doubted: dict[bytes, int] = {}
         # Raw attribute -> seconds; raw attribute -> bits that an update may concern.
@@ -158,7 +163,11 @@ class Restorer:
     def refreshes(
         self, records: Sequence[TimedRecord], held: Sequence[bytes], sequence: int
     ) -> list[bytes]:
-        """Messages that only set the timers of flows that the kernel holds alike."""
+        """Messages that set the timers of flows that the kernel holds alike.
+
+        See `restore.refresh` for what else they do.
+        """
+        lenient = self._lenient.get
         shapes, timeouts = self._shapes.get, self._timeouts.get
         protoinfos, fixed_s = self._protoinfos.get, self._fixed_timeout_s
         doubted = self._doubted.get
@@ -187,7 +196,9 @@ class Restorer:
                 elif new is not None and not alike:
                     alike = ours[:at] == theirs[:at] and _covers(old, new)
                 alike = alike and sent == kept and rest[48:] == there[48:]
-            if left is None or new is None or head is None:
+            tcp = there[6:8] == _TCP_TYPE
+            more = lenient(there[:48]) if tcp else b""
+            if left is None or new is None or head is None or more is None:
                 append(self._refresh_rarely(record, present, serial))
                 continue
             if not alike:
@@ -195,24 +206,15 @@ class Restorer:
                 continue
             if fixed_s is not None:
                 left = fixed_s
-            elif left >= _LONG_S and elapsed_s <= _HALF_S:
-                left -= int(elapsed_s)
-            elif rest[6:8] == _TCP_TYPE:
-                raw = rest[:48]
-                if protoinfos(raw) is None:
-                    append(self._refresh_rarely(record, present, serial))
-                    continue
-                short = doubted(raw, 0)
-                half_left = elapsed_s + elapsed_s <= left
-                if half_left and left > short and left >= _MINUTES_S:
-                    left -= int(elapsed_s)
-                else:
-                    left = remaining_s(left, elapsed_s, short)
-            elif left - elapsed_s >= REFRESH_FLOOR_S:
+            elif (left >= _LONG_S and elapsed_s <= _HALF_S) or (
+                not tcp and left - elapsed_s >= REFRESH_FLOOR_S
+            ):
                 left -= int(elapsed_s)
             else:
-                left = remaining_s(left, elapsed_s)
-            append(join((head, serial, key, _TIMEOUT_HEAD, be32(left))))
+                left = remaining_s(left, elapsed_s, doubted(rest[:48], 0))
+            if more:
+                head = _HEAD.pack(24 + len(key) + len(more), CT_NEW, REQUEST)
+            append(join((head, serial, key, _TIMEOUT_HEAD, be32(left), more)))
         return messages
 
     def updates(
@@ -303,6 +305,7 @@ class Restorer:
                 cache.clear()
         if not self._protoinfos:
             self._doubted.clear()
+            self._lenient.clear()
         at = body[0]
         raw, timeout = body[at : at + 8], body[at + 8 : at + 12]
         protoinfo = body[at + 16 : at + 64]
@@ -314,10 +317,12 @@ class Restorer:
             self._translated[raw] = sent, status & NAT_BITS
         else:
             self._plain[raw] = sent
-        if not status & FIXED_TIMEOUT:
+        # Those with a helper take the way through `restore`, which names it.
+        if not status & (FIXED_TIMEOUT | HELPER):
             self._shapes[raw] = status & (KEPT_BITS | NAT_BITS | EXPECTED)
         if protoinfo[:4] == _PROTOINFO_HEAD:
-            self._protoinfos[protoinfo] = protoinfo_to_send(protoinfo)
+            self._protoinfos[protoinfo] = sent = protoinfo_to_send(protoinfo)
+            self._lenient[protoinfo] = b"" if is_lenient(protoinfo) else sent
             if established := doubted_s(protoinfo):
                 self._doubted[protoinfo] = established
 

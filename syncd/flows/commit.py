@@ -69,7 +69,9 @@ _STEPS: dict[tuple[Verb, int], tuple[Verb, int]] = {
     **{(verb, errno.ENOENT): (Verb.CREATE, 0) for verb in _UPDATING},
     **{(verb, errno.EPERM): (verb, CTA_TIMEOUT) for verb in _UPDATING},
     (Verb.UPDATE, errno.ENOSPC): (Verb.UPDATE, CTA_LABELS),
-    (Verb.UPDATE, errno.EBUSY): (Verb.LOOK_UP, 0),
+    # Another helper than was thought.
+    **{(verb, errno.EOPNOTSUPP): (Verb.LOOK_UP, 0) for verb in _UPDATING},
+    **{(verb, errno.EBUSY): (Verb.LOOK_UP, 0) for verb in _UPDATING},
     (Verb.LOOK_UP, errno.ENOENT): (Verb.DISPLACE, 0),
     **{(verb, errno.ENOBUFS): (verb, 0) for verb in Verb},  # an answer was lost
 }

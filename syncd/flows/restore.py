@@ -31,6 +31,7 @@ from syncd.flows.record import (
     CTA_EXPECT_NAT,
     CTA_EXPECT_TIMEOUT,
     CTA_HELP,
+    CTA_HELP_NAME,
     CTA_IP_V4_DST,
     CTA_IP_V4_SRC,
     CTA_IP_V6_DST,
@@ -70,7 +71,7 @@ from syncd.flows.record import (
 
 # include/uapi/linux/netfilter/nf_conntrack_common.h
 EXPECTED, CONFIRMED, SRC_NAT, DST_NAT = 0x1, 0x8, 0x10, 0x20
-FIXED_TIMEOUT, NAT_BITS, KEPT_BITS = 0x400, 0x30, 0x2006
+FIXED_TIMEOUT, NAT_BITS, HELPER, KEPT_BITS = 0x400, 0x30, 0x2000, 0x2006
 
 REQUEST, EXCL, CREATE = 0x1, 0x200, 0x400
 CT_NEW, CT_GET, CT_DELETE = 0x100, 0x101, 0x102
@@ -218,8 +219,9 @@ def update(
 
     `held` is the kernel's present body, if known: status bits can only be added, and
     EXPECTED must be as it is there. No NAT and no MASTER: the kernel would refuse.
-    No HELP: a helper cannot be attached to an entry that exists. No TIMEOUT for GRE:
-    FIXED_TIMEOUT forbids it. A refused message may still have changed the entry.
+    HELP only if it is there: it has the helper pick up the conversation anew (see
+    `refresh`). No TIMEOUT for GRE: FIXED_TIMEOUT forbids it. A refused message may
+    still have changed the entry.
     """
     if is_expectation(key):
         return _expect(key, body, timeout_s, sequence, REQUEST | CREATE)
@@ -237,6 +239,8 @@ def update(
     if _number(key) != _IPPROTO_GRE and not leave_out >> CTA_TIMEOUT & 1:
         parts.append(be32(CTA_TIMEOUT, timeout_s))
     parts += _passed(attributes, _SENT_TO_UPDATE, leave_out)
+    if CTA_HELP in there:
+        parts += _passed(attributes, (CTA_HELP,), leave_out)
     parts.append(attributes.get(CTA_MARK, NO_MARK if CTA_MARK in there else b""))
     return _message(CT_NEW, REQUEST, sequence, *parts)
 
@@ -244,12 +248,23 @@ def update(
 def refresh(
     key: bytes, timeout_s: int, sequence: int, held: bytes = b"", leave_out: int = 0
 ) -> bytes:
-    """Set the timer of a flow and nothing else; ENOENT if it is not there."""
+    """Set the timer of a flow that is `held` alike; ENOENT if it is not there.
+
+    What this kernel remembers of the packets is from when it saw them last: TCP gets
+    BE_LIBERAL, or the acknowledgement of a byte that went another way is invalid; and
+    a helper that is named again forgets where the next line was to begin
+    (`nf_ct_ftp_from_nlattr` in net/netfilter/nf_conntrack_ftp.c).
+    """
     _require_tuple(key)
-    fixed = status_word(nla.attributes(held)) & FIXED_TIMEOUT
-    if fixed or leave_out >> CTA_TIMEOUT & 1:
-        return _message(CT_NEW, REQUEST, sequence, key)
-    return _message(CT_NEW, REQUEST, sequence, key, be32(CTA_TIMEOUT, timeout_s))
+    there = nla.attributes(held)
+    parts = [key]
+    fixed = status_word(there) & FIXED_TIMEOUT
+    if not fixed and not leave_out >> CTA_TIMEOUT & 1:
+        parts.append(be32(CTA_TIMEOUT, timeout_s))
+    if CTA_PROTOINFO in there and not is_lenient(there[CTA_PROTOINFO]):
+        parts.append(protoinfo_to_send(there[CTA_PROTOINFO]))
+    parts += _passed(there, (CTA_HELP,), leave_out)
+    return _message(CT_NEW, REQUEST, sequence, *parts)
 
 
 def delete(key: bytes, sequence: int) -> bytes:
@@ -279,10 +294,12 @@ def lookup_reply(key: bytes, body: bytes, sequence: int) -> bytes:
 def same_tuples(body: bytes, held: bytes) -> bool:
     """Can the kernel's entry become this flow by an update?
 
-    A reply tuple never changes, and an entry with the right tuple but without its NAT
-    bits does not translate.
+    A reply tuple never changes, an entry with the right tuple but without its NAT bits
+    does not translate, and a helper cannot be attached to an entry that exists.
     """
     ours, theirs = nla.attributes(body), nla.attributes(held)
+    if CTA_HELP in ours and _helper(ours) != _helper(theirs):
+        return False
     differing = status_word(ours) ^ status_word(theirs)
     return (
         ours.get(CTA_TUPLE_REPLY) == theirs.get(CTA_TUPLE_REPLY)
@@ -378,6 +395,20 @@ def protoinfo_to_send(raw: bytes) -> bytes:
             flags = _octet(tcp, kind) & _TCP_KEPT_FLAGS | announced
             tcp[kind] = nla.tlv(kind, bytes((flags | _TCP_BE_LIBERAL, _TCP_FLAGS_MASK)))
     return nla.nested(CTA_PROTOINFO, nla.nested(CTA_PROTOINFO_TCP, *tcp.values()))
+
+
+def is_lenient(protoinfo: bytes) -> bool:
+    """Does the kernel take whatever sequence numbers this TCP connection has?"""
+    tcp = _tcp_parts(protoinfo)
+    if tcp is None:
+        return True
+    flags = (_octet(tcp, kind) for kind in _TCP_FLAGS if kind in tcp)
+    return all(octet & _TCP_BE_LIBERAL for octet in flags)
+
+
+def _helper(attributes: dict[int, bytes]) -> bytes:
+    """The name in CTA_HELP, b"" if there is none."""
+    return nla.values(attributes.get(CTA_HELP, b"")[4:]).get(CTA_HELP_NAME, b"")
 
 
 def _tcp_parts(protoinfo: bytes) -> dict[int, bytes] | None:

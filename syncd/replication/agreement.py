@@ -353,6 +353,7 @@ class Agreement(Speaker):
             peer.expectations.put(fitting, now)
         if data.expectation_ends:
             peer.expectations.drop(data.expectation_ends)
+            self._ended_by(peer, data.expectation_ends)
         if data.proof is not None and self.comparison.marked(peer, *data.proof, now):
             self.hello_at = now
         if data.inventory is not None and self.comparison.listed(
@@ -426,8 +427,9 @@ class Agreement(Speaker):
             peer.departed.clear()
             peer.departed.put([part for item in kept for part in item], now)
             peer.departed_until = now + _DEPARTED_S
+        swept += peer.expectations.end_sweep()
         self._ended_by(peer, [key for key, _ in swept])
-        return len(swept) + len(peer.expectations.end_sweep())
+        return len(swept)
 
     def _ended_by(self, peer: Peer, keys: Sequence[bytes]) -> None:
         """What the owner of the traffic has ended must not live on in this kernel.
@@ -439,8 +441,10 @@ class Agreement(Speaker):
             return
         if peer.claim <= self.roles.claim or len(self.ended_elsewhere) > _ENDED_LIMIT:
             return
-        ours = self.own.flows.bodies
-        self.ended_elsewhere += [key for key in keys if key in ours]
+        flows, expectations = self.own.flows.bodies, self.own.expectations.bodies
+        self.ended_elsewhere += [
+            key for key in keys if key in flows or key in expectations
+        ]
 
     def forget_strangers(self, now: float) -> None:
         """Names that nobody stands for any more."""

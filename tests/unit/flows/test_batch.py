@@ -123,9 +123,23 @@ def test_a_flow_that_the_kernel_holds_alike_only_gets_its_timer() -> None:
         sent = restore.protoinfo_to_send(raw) if raw else b""
         held = vector.body.replace(raw, sent) if raw else vector.body
         record = (vector.key, vector.body, 0.0)
-        expected = restore.refresh(vector.key, 600, 1)
+        expected = restore.refresh(vector.key, 600, 1, held)
         for _ in range(2):
             assert restorer.refreshes([record], [held], 1) == [expected]
+
+
+def test_a_connection_that_went_another_way_meanwhile_is_taken_as_it_comes() -> None:
+    vector = _flow("tcp4_close")
+    raw = nla.attributes(vector.body)[CTA_PROTOINFO]
+    assert not restore.is_lenient(raw)
+    for rare in (True, False):
+        restorer = Restorer(600)
+        record = (vector.key, vector.body, 0.0)
+        if not rare:
+            restorer.refreshes([record], [vector.body], 1)
+        (message,) = restorer.refreshes([record], [vector.body], 1)
+        assert message == restore.refresh(vector.key, 600, 1, vector.body)
+        assert restore.protoinfo_to_send(raw) in message
 
 
 def test_a_flow_that_the_kernel_holds_with_more_bits_is_alike() -> None:

@@ -193,6 +193,29 @@ def test_a_refresh_of_a_fixed_timer_only_asks_whether_the_flow_is_there() -> Non
     assert set(_sent(restore.refresh(vector.key, 77, 7, held))) == {CTA_TUPLE_ORIG}
 
 
+def test_a_refresh_has_a_helper_pick_up_the_conversation_where_it_is_now() -> None:
+    vector = _vector("ftp4_active_masquerade")
+    help_part = nla.attributes(vector.body)[CTA_HELP]
+    sent = _sent(restore.refresh(vector.key, 77, 7, vector.body))
+    assert sent[CTA_HELP] == help_part
+    assert sent[CTA_PROTOINFO] == restore.protoinfo_to_send(
+        nla.attributes(vector.body)[CTA_PROTOINFO]
+    )
+    sent = _sent(restore.update(vector.key, vector.body, 77, 7, vector.body))
+    assert sent[CTA_HELP] == help_part
+
+
+def test_a_flow_without_its_helper_is_another_flow() -> None:
+    vector = _vector("ftp4_active_masquerade")
+    help_part = nla.attributes(vector.body)[CTA_HELP]
+    helpless = vector.body.replace(help_part, b"")
+    assert not restore.same_tuples(vector.body, helpless)
+    assert restore.same_tuples(helpless, vector.body)
+    longer = nla.nested(CTA_HELP, nla.tlv(1, b"ftp\0"), nla.tlv(2, b"state"))
+    with_state = vector.body.replace(help_part, longer)
+    assert restore.same_tuples(vector.body, with_state)
+
+
 def test_deletes_and_lookups_name_the_tuple_and_the_zone() -> None:
     vector = _vector("zone")
     for message in (restore.delete(vector.key, 7), restore.lookup(vector.key, 7)):

@@ -1,6 +1,7 @@
 """Two and three engines agree, lose each other, and agree again."""
 
 import pytest
+from syncd.flows.nla import nested
 from syncd.replication.frame import Coder, Data
 from syncd.replication.hello import Ack, Hello
 from syncd.replication.peer import PeerState
@@ -267,6 +268,18 @@ def test_a_copy_of_a_flow_that_its_owner_ended_is_to_be_deleted() -> None:
     talk.run(0.2)
     assert talk.engines["b"].take_ended_elsewhere() == [flow_key(1)]
     assert talk.engines["a"].take_ended_elsewhere() == []
+
+
+def test_a_copy_of_an_expectation_that_its_owner_ended_is_to_be_deleted() -> None:
+    talk = Talk("a", "b")
+    talk.engines["a"].promote(talk.now)
+    key = b"\x02\0\0\0" + nested(2, bytes(28)) + nested(3, bytes(28))
+    for engine in talk.engines.values():
+        engine.own.expectations.put(key, nested(1, bytes(28)), b"\0\0\0\1", 1)
+    talk.run(1)
+    talk.engines["a"].own.expectations.end(key)
+    talk.run(0.2)
+    assert talk.engines["b"].take_ended_elsewhere() == [key]
 
 
 def test_data_leaves_by_the_first_usable_link_and_hello_by_each() -> None:
