@@ -96,7 +96,8 @@ class ReplicationConfig:
     """How nodes agree."""
 
     mode: str = "reliable"  # Every change is acknowledged, a lost one is sent again.
-    standby: str = "table"  # The backup keeps peers' flows in a table until commit.
+    standby: str = "table"  # Where the backup keeps peers' flows, or "kernel".
+    warm_timeout_s: int = 600  # Standby kernel: longest timer of a copy.
     expectations: bool | tuple[str, ...] = True  # All, none, or of these helpers.
     hello_interval_s: float = 0.5  # Time between two signs of life.
     silence_s: float = 3.0  # A peer that is silent for this long counts as lost.
@@ -237,7 +238,10 @@ def _replication(section: Section) -> ReplicationConfig:
             section.refuse("expectations", f"is {shown(value)}, must be {rule}")
     result = ReplicationConfig(
         mode=section.word("mode", "reliable", _MODES),
-        standby=section.word("standby", "table", ("table",), ("kernel",)),
+        standby=section.word("standby", "table", ("table", "kernel")),
+        warm_timeout_s=section.whole(
+            "warm_timeout_s", default.warm_timeout_s, 60, 86400
+        ),
         expectations=helpers,
         hello_interval_s=section.seconds(
             "hello_interval_s", default.hello_interval_s, 0.05, 60

@@ -41,6 +41,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="tcp_be_liberal=0 and tcp_loose=0 on both firewalls",
     )
     parser.add_argument(
+        "--warm",
+        action="store_true",
+        help='standby = "kernel": the addresses move and nobody calls syncd promote',
+    )
+    parser.add_argument(
         "--detection-ms",
         type=int,
         default=0,
@@ -66,8 +71,13 @@ async def play(options: argparse.Namespace) -> int:
         print(text, file=out, flush=True)
 
     with tempfile.TemporaryDirectory(prefix="syncd-demo-") as directory:
-        pair = None if options.without_syncd else SyncdPair(Path(directory))
-        story = Story(pair, Options(options.strict, options.detection_ms), tell)
+        pair = (
+            None
+            if options.without_syncd
+            else SyncdPair(Path(directory), warm=options.warm)
+        )
+        chosen = Options(options.strict, options.detection_ms, options.warm)
+        story = Story(pair, chosen, tell)
         try:
             verdicts = await story.play()
         finally:

@@ -35,6 +35,11 @@ port = {port}
 key_file = "{keys}"
 """
 
+WARM = """
+[replication]
+standby = "kernel"
+"""
+
 PATIENCE_S = 15.0
 POLL_S = 0.1
 
@@ -79,10 +84,11 @@ class Replicator(Protocol):
 
 
 class SyncdPair:
-    """syncd on both firewalls."""
+    """syncd on both firewalls; `warm` standbys hold the state in their kernels."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, warm: bool = False) -> None:
         self._directory = directory
+        self._more = WARM if warm else ""
         self._keys = directory / "keys"
         self._syncd = str(Path(sys.executable).with_name("syncd"))
         self._running: dict[str, subprocess.Popen[bytes]] = {}
@@ -145,6 +151,7 @@ class SyncdPair:
                 port=GROUP_PORT,
                 keys=self._keys,
             )
+            + self._more
         )
         with (self._directory / f"{name}.log").open("wb") as log:
             self._running[name] = subprocess.Popen(

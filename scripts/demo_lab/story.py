@@ -2,7 +2,7 @@
 
 A replicator and the options come in; steps are told as they happen, and the verdicts
 go out.  The rule: state first, addresses second - `promote` has returned before the
-first address moves.
+first address moves, unless the standby is warm: then nobody promotes it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Options:
 
     strict: bool
     detection_ms: int
+    warm: bool = False  # the backup's kernel has the state before anybody asks
 
 
 class Story:
@@ -114,7 +115,7 @@ class Story:
         what = "links cut" if self._replicator is None else "SIGKILL, links cut"
         self._step(f"{since()}: fw1 is dead ({what})")
         await asyncio.sleep(self._options.detection_ms / 1000)
-        if self._replicator is not None:
+        if self._replicator is not None and not self._options.warm:
             summary = await self._replicator.promote(BACKUP)
             self._step(f"{since()}: syncd promote on fw2: {summary}")
         await self._mover.move()

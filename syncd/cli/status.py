@@ -62,9 +62,23 @@ def page(status: Part) -> list[str]:
             ]
         ],
     )
+    if isinstance(warm := status.get("warm"), Mapping):
+        lines += _block("warm", [_warm(warm)])
     last = _part(_part(status, "commit"), "last")
     lines += _block("commit", [[counts_text(last) or "none yet"]])
     return lines
+
+
+def _warm(warm: Part) -> list[str]:
+    failed = ", ".join(
+        f"{number} {reason}" for reason, number in _part(warm, "failed").items()
+    )
+    return [
+        f"{_of(warm, 'planted')} copies in this kernel",
+        f"{_of(warm, 'waiting')} waiting",
+        f"{_of(warm, 'refreshed')} refreshed",
+        f"failed {failed or 0}",
+    ]
 
 
 def _unsealed(security: Part) -> str:

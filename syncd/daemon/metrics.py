@@ -20,6 +20,7 @@ _LINK_COUNTERS = (
     "switches",
     "failures",
 )
+_WARM_COUNTERS = ("created", "updated", "refreshed", "deleted", "repaired", "replanted")
 _KERNEL_COUNTERS = ("events", "overruns", "lost_events", "resyncs")
 _HELP: Final = {
     "ready": "Could this node take over now?",
@@ -52,6 +53,15 @@ _HELP: Final = {
     "cluster_conflicts_total": "Frames refused for a node name that is in use.",
     "cluster_forgotten_total": "Peers that were away too long and forgotten.",
     "cluster_expired_total": "Records that expired (mode refresh).",
+    "warm_planted": "Copies of peers' flows that this kernel holds.",
+    "warm_waiting": "Changes of peers' flows that are not in this kernel yet.",
+    "warm_failed": "Copies that this kernel refused, by reason.",
+    "warm_created_total": "Copies that were written.",
+    "warm_updated_total": "Copies that were brought up to date.",
+    "warm_refreshed_total": "Copies whose timers were set again.",
+    "warm_deleted_total": "Copies that were deleted with their flows.",
+    "warm_repaired_total": "Copies that the kernel held otherwise than told.",
+    "warm_replanted_total": "Copies that the kernel had lost.",
     "link_sent_bytes_total": "Bytes sent over this link.",
     "link_sent_frames_total": "Frames sent over this link.",
     "link_send_errors_total": "Frames that this link did not take.",
@@ -119,7 +129,21 @@ def _lines(status: Mapping[str, object]) -> Iterator[str]:
     yield from _family("peer_verified", "gauge", verified)
     for name, count in _mapping(status["cluster"]).items():
         yield from _family(f"cluster_{name}_total", "counter", [("", str(count))])
+    if isinstance(warm := status.get("warm"), Mapping):
+        yield from _warm_lines(warm)
     yield from _link_lines(_rows(status["links"]))
+
+
+def _warm_lines(warm: Mapping[str, object]) -> Iterator[str]:
+    for name in ("planted", "waiting"):
+        yield from _family(f"warm_{name}", "gauge", [("", str(warm[name]))])
+    failed = [
+        (_labels(reason=reason), str(count))
+        for reason, count in _mapping(warm["failed"]).items()
+    ]
+    yield from _family("warm_failed", "gauge", failed)
+    for name in _WARM_COUNTERS:
+        yield from _family(f"warm_{name}_total", "counter", [("", str(warm[name]))])
 
 
 def _link_lines(links: list[Mapping[str, object]]) -> Iterator[str]:

@@ -23,6 +23,7 @@ from syncd.daemon.listener import Listener
 from syncd.daemon.operations import Operations
 from syncd.daemon.report import KernelReport, LinkReport, status_object
 from syncd.daemon.secrecy import read_security, warning
+from syncd.daemon.warm import Warm
 from syncd.flows.filter import RecordFilter
 from syncd.kernel import host
 from syncd.kernel.events import EventSocket
@@ -79,6 +80,13 @@ class Node:
         )
         self.rejected: list[dict[str, int]] = [{} for _ in config.links]
         self.bundle = LinkBundle(config.links, self._received, self.pump)
+        self.warm: Warm | None = None
+        if replication.standby == "kernel":
+            self.warm = Warm(
+                *(self.engine, self.requests, self.listener),
+                lambda: self.config.commit,
+                replication.warm_timeout_s,
+            )
         self.operations = Operations(self)
         self.control = ControlServer(
             config.control.socket, self.operations, self._failed
@@ -100,6 +108,8 @@ class Node:
             self._watcher = asyncio.create_task(self._watch())
             self._watcher.add_done_callback(self._watch_ended)
             self.listener.start()
+            if self.warm is not None:
+                self.warm.start()
             _LOG.info("node %s is running", self.config.node.name)
             ready()
             await self.stopped.wait()
@@ -117,6 +127,8 @@ class Node:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+        if self.warm is not None:
+            self.warm.close()
         self.listener.close()
         self.events.close()
         self.reader.close()
@@ -282,7 +294,7 @@ class Node:
             LinkReport(link.status(), self.rejected[at], paths.status(at, now))
             for at, link in enumerate(self.bundle.links)
         ]
-        return status_object(
+        status = status_object(
             self.engine,
             links,
             kernel,
@@ -290,3 +302,5 @@ class Node:
             self.started_at,
             now,
         )
+        status["warm"] = None if self.warm is None else self.warm.status()
+        return status

@@ -50,7 +50,9 @@ class Operations:
         self._engine = node.engine
         self._turn = asyncio.Lock()
         self._takeover = Takeover(
-            node.engine, node.requests, node.listener, lambda: node.config.commit
+            *(node.engine, node.requests, node.listener),
+            lambda: node.config.commit,
+            node.warm,
         )
         self._commands: dict[str, Callable[[dict[str, object]], Awaitable[Answer]]] = {
             "status": self._status,
@@ -370,6 +372,11 @@ class Operations:
         answer: Answer = {"ok": compared and not different, "peers": rows}
         if error := verify_error(different, mute, compared=compared):
             answer["error"] = error
+        if self._node.warm is not None:
+            answer["kernel"] = found = await self._node.warm.verify()
+            if found["different"]:
+                answer["ok"] = False
+                answer.setdefault("error", "the kernel's copies were different")
         return answer
 
     async def _until(

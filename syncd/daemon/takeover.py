@@ -15,6 +15,7 @@ from itertools import chain, groupby, islice
 from syncd.config import CommitConfig
 from syncd.daemon.failure import watched
 from syncd.daemon.listener import Listener
+from syncd.daemon.warm import Warm
 from syncd.flows.batch import TimedRecord
 from syncd.flows.commit import CommitPlan, Result
 from syncd.flows.committed import SETTLED_S, Committed, Records
@@ -39,12 +40,15 @@ class Takeover:
         requests: RequestSocket,
         listener: Listener,
         config: Callable[[], CommitConfig],
+        warm: Warm | None = None,
     ) -> None:
+        """`warm` has written most of it before, if there is one."""
         self.last: dict[str, object] | None = None
         self._engine = engine
         self._requests = requests
         self._listener = listener
         self._config = config
+        self._warm = warm
         self._committed = Committed()
         self._adopting: asyncio.Task[None] | None = None
         self._forgetting: asyncio.TimerHandle | None = None
@@ -55,6 +59,18 @@ class Takeover:
         `peers` are in that order. Their records that this kernel has of a higher claim
         are left alone. `take_held` adds the own records whose end is held back.
         """
+        if self._warm is not None:
+            began = time.monotonic()
+            result = await self._warm.commit(peers)
+            own = self._engine.own
+            held = own.flows.held or own.expectations.held
+            if not (take_held and held) and not any(p.departed.bodies for p in peers):
+                self._note(result, time.monotonic() - began)
+                return result
+        return await self._commit(peers, take_held=take_held)
+
+    async def _commit(self, peers: list[Peer], *, take_held: bool) -> Result:
+        """The same, record by record."""
         await self.settle()
         if self._forgetting is not None:
             self._forgetting.cancel()
@@ -104,6 +120,8 @@ class Takeover:
 
     async def settle(self) -> None:
         """Return when the own tables know of the last commit."""
+        if self._warm is not None:
+            await self._warm.settle()
         if self._adopting is not None:
             await self._adopting
 

@@ -10,15 +10,14 @@ cdef unsigned long long _SEQ_ADJ_BIT, _ADJUSTING_BITS, _TIMEOUT_BIT, _EARLY_END
 
 cdef class Own:
     cdef public OwnTable flows, expectations
-    cdef public dict lookups, uprooted
-    cdef public set planted
+    cdef public dict lookups, planted, uprooted
     cdef public RollCall roll
     cdef public Py_ssize_t ignored
     cdef ZonedKeys _zoned
     cdef set _announcing
 
     @cython.locals(
-        flows=OwnTable, planted=set, uprooted=dict, bodies=dict, facts=dict,
+        flows=OwnTable, planted=dict, uprooted=dict, bodies=dict, facts=dict,
         held=dict, marks=dict, later=list,
         record=tuple, fact=tuple, key=bytes, body=bytes, ident=bytes, kind=int,
         mask=cython.ulonglong, known=cython.ulonglong,

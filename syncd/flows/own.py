@@ -72,7 +72,7 @@ class Own:
         self.lookups: dict[bytes, None] = {}
         self.ignored = 0  # records that the filter did not admit
         # Of expectations as the kernel names them: without a zone.
-        self.planted: set[bytes] = set()
+        self.planted: dict[bytes, bytes] = {}  # key -> body as it was written
         self.uprooted: dict[bytes, None] = {}  # planted once, now without an entry
         self.roll = RollCall()  # of the planted, for the dump that is going on
         self._zoned = ZonedKeys()
@@ -89,9 +89,8 @@ class Own:
             if kind == _UPDATE:
                 fact = facts.get(key)
                 if fact is None or (fact[0] != ident and fact[0]):
-                    self.lookups[key] = None
-                    if planted:
-                        planted.discard(key)
+                    if not planted or self._lives(key, mask):
+                        self.lookups[key] = None
                     continue
                 known = fact[1]
                 if known != mask:
@@ -138,27 +137,36 @@ class Own:
         if later:
             self._apply_expectations(later)
 
-    def plant(self, keys: Iterable[bytes]) -> None:
+    def plant(self, records: Iterable[tuple[bytes, bytes]]) -> None:
         """These records were written into this kernel for a peer: they are not own."""
-        for key in keys:
+        for key, body in records:
             plain = plain_key(key)
-            self.planted.add(plain)
+            self.planted[plain] = body
             self.roll.saw(plain)
             self.uprooted.pop(plain, None)
 
     def take_uprooted(self) -> list[bytes]:
-        """Planted keys whose entries are gone since the last call."""
+        """Planted keys whose entries are gone, or changed by somebody, since then."""
         keys = list(self.uprooted)
         self.uprooted.clear()
         return keys
 
+    def _lives(self, key: bytes, mask: int) -> bool:
+        """An UPDATE of what is not own: of a planted record, was that a packet?"""
+        if key in self.planted:
+            if mask & BY_PROGRAM:
+                self.uprooted[key] = None
+                return False
+            del self.planted[key]
+        return True
+
     def _claim(self, key: bytes) -> None:
         """The kernel made this record itself: it is own from now on."""
-        self.planted.discard(key)
+        self.planted.pop(key, None)
         self.uprooted.pop(key, None)
 
     def _uproot(self, key: bytes) -> None:
-        self.planted.discard(key)
+        self.planted.pop(key, None)
         self.uprooted[key] = None
 
     def begin_dump(self) -> None:
@@ -254,6 +262,7 @@ class Own:
                     # NAT of a helper changes the master's sequence adjustment
                     # without an event (ctnetlink.md, section 8): read it now.
                     master = master_of(record[2])
+                    self._claim(master)  # it talks here
                     self._ask_masters(master)
                     if self.flows.touched is not None:
                         self._announcing.add(master)

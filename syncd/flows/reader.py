@@ -190,7 +190,9 @@ class RecordReader:
             self._layouts[head] = known
             known.extend(layouts)
             self._layouts_of_programs[head] = [
-                (*layout[:6], layout[6] | BY_PROGRAM) if layout[5] == END else layout
+                (*layout[:6], layout[6] | BY_PROGRAM)
+                if layout[5] in (END, UPDATE)
+                else layout
                 for layout in known
             ]
             self._learned += len(layouts)
@@ -252,7 +254,7 @@ def _walked(message: bytes, kind: int) -> Record:
     order = _ORDER_OF_FLOW if is_flow else _ORDER_OF_EXPECTATION
     body = _gathered(data, order, seen, starts, ends, 0, 0)
     mask |= seen & (_BITS_OF_FLOW if is_flow else _BITS_OF_EXPECTATION)
-    if kind == _END and data[8:16] != _NO_SEQUENCE_NO_PORTID:
+    if kind in (_END, _UPDATE) and data[8:16] != _NO_SEQUENCE_NO_PORTID:
         mask |= _BY_PROGRAM
     order = _KEY_OF_FLOW if is_flow else _KEY_OF_EXPECTATION
     key = _gathered(data, order, seen, starts, ends, 16, 20)

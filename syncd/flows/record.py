@@ -32,7 +32,7 @@ FLOW = 1
 EXPECTATION = 2
 
 CANONICAL = 1  # the bit of CTA_UNSPEC, which no message has
-BY_PROGRAM = 1 << 40  # an END that a program caused: a bit beyond all attributes
+BY_PROGRAM = 1 << 40  # what a program did, UPDATE and END: a bit beyond all attributes
 
 # linux/netfilter/nfnetlink_conntrack.h
 CTA_TUPLE_ORIG, CTA_TUPLE_REPLY = 1, 2

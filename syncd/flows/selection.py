@@ -86,7 +86,7 @@ def _beaten(
         for first, second in combinations(group, 2):
             one, other = tables[first][0], tables[second][0]
             for key in one.bodies.keys() & other.bodies.keys():
-                newer = _is_newer(
+                newer = is_newer(
                     (other.told_s[key], other.bodies[key]),
                     (one.told_s[key], one.bodies[key]),
                 )
@@ -94,7 +94,7 @@ def _beaten(
     return beaten
 
 
-def _is_newer(one: tuple[int, bytes], other: tuple[int, bytes]) -> bool:
+def is_newer(one: tuple[int, bytes], other: tuple[int, bytes]) -> bool:
     """By the second at which a body came; if that is the same, by what it says."""
     if one[0] != other[0]:
         return one[0] > other[0]

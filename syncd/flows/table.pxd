@@ -9,7 +9,7 @@ cdef unsigned long long _TIMEOUT_BIT
 
 cdef class Table:
     cdef public dict bodies, told_s
-    cdef public set stale
+    cdef public set stale, touched
     cdef public Digest digest
 
 cdef class OwnTable:
@@ -20,8 +20,9 @@ cdef class OwnTable:
     cdef public RollCall roll
 
     cpdef object put(self, bytes key, bytes body, bytes ident, unsigned long long mask)
-    @cython.locals(body=bytes)
     cpdef object end(self, bytes key)
+    @cython.locals(body=bytes)
+    cpdef object disown(self, bytes key)
     cpdef object end_later(self, bytes key, double due)
     @cython.locals(fact=tuple)
     cpdef object ended(self, bytes key, bytes ident, double due=*)

@@ -43,16 +43,18 @@ class Table:
     `bodies` maps key to body. `told_s` maps key to the whole second (of the local
     monotonic clock) at which the body came: a timeout is estimated from it. `stale`
     holds, during a resync, the keys that have not been told again yet. `digest` is over
-    the bodies; the tables of one owner share it.
+    the bodies; the tables of one owner share it. `touched`, if somebody wants to know,
+    gets the keys that are stored anew or dropped (not those that are cleared).
     """
 
-    __slots__ = ("bodies", "digest", "stale", "told_s")
+    __slots__ = ("bodies", "digest", "stale", "told_s", "touched")
 
     def __init__(self, digest: Digest | None = None) -> None:
         self.digest = Digest() if digest is None else digest
         self.bodies: dict[bytes, bytes] = {}
         self.told_s: dict[bytes, int] = {}
         self.stale: set[bytes] = set()
+        self.touched: set[bytes] | None = None
 
     def __len__(self) -> int:
         return len(self.bodies)
@@ -61,6 +63,8 @@ class Table:
         """Store `[key, body, key, body, ...]`."""
         changed = self.digest.store(self.bodies, flat)
         self.told_s.update(zip(changed, repeat(int(now))))
+        if self.touched is not None:
+            self.touched.update(changed)
         if self.stale:
             self.stale.difference_update(flat[::2])
 
@@ -74,6 +78,8 @@ class Table:
                 del self.told_s[key]
                 self.stale.discard(key)
         self.digest.remove(gone)
+        if self.touched is not None:
+            self.touched.update([key for key, _ in gone])
 
     def snapshot(self) -> tuple[list[bytes], list[bytes], list[int]]:
         """Keys, bodies and times as they are now, in one order.
@@ -165,6 +171,10 @@ class OwnTable:
             if key in self.bodies:
                 self.held[key] = math.inf
             return
+        self.disown(key)
+
+    def disown(self, key: bytes) -> None:
+        """From now on the record is none of ours, whether the kernel has it or not."""
         self.held.pop(key, None)
         body = self.bodies.pop(key, None)
         if body is None:

@@ -3,6 +3,7 @@
 from syncd.flows.own import Own
 from syncd.flows.reader import RecordReader
 from syncd.flows.record import (
+    BY_PROGRAM,
     DUMP,
     END,
     EXP_DUMP,
@@ -24,7 +25,7 @@ KEY = flow_key(1)
 
 def _planted() -> Own:
     own = Own()
-    own.plant([KEY])
+    own.plant([(KEY, BODY)])
     return own
 
 
@@ -35,7 +36,7 @@ def test_a_dump_or_a_reply_does_not_make_a_planted_flow_own() -> None:
     own.end_dump(1.0)
     own.apply([(DUMP, KEY, BODY, ONE, MASK)], 2.0)
     assert not own.flows.bodies
-    assert own.planted == {KEY}
+    assert set(own.planted) == {KEY}
     assert not own.take_uprooted()
 
 
@@ -48,14 +49,22 @@ def test_an_update_makes_it_own_by_a_lookup() -> None:
     assert not own.planted
 
 
+def test_an_update_by_a_program_does_not_make_it_own() -> None:
+    own = _planted()
+    own.apply([(UPDATE, KEY, BODY, ONE, MASK | BY_PROGRAM)], 1.0)
+    assert not own.lookups
+    assert set(own.planted) == {KEY}
+    assert own.take_uprooted() == [KEY]
+
+
 def test_its_end_is_told_to_nobody() -> None:
     own = _planted()
     own.apply([(END, KEY, b"", ONE, 0)], 1.0)
     assert not own.flows.marks
     assert own.take_uprooted() == [KEY]
     assert not own.take_uprooted()
-    own.plant([KEY])
-    assert own.planted == {KEY}
+    own.plant([(KEY, BODY)])
+    assert set(own.planted) == {KEY}
 
 
 def test_a_new_flow_on_its_tuple_is_own() -> None:
@@ -68,22 +77,22 @@ def test_a_new_flow_on_its_tuple_is_own() -> None:
 
 def test_one_that_a_dump_does_not_show_is_uprooted() -> None:
     own = _planted()
-    own.plant([flow_key(2)])
+    own.plant([(flow_key(2), BODY)])
     own.begin_dump()
-    own.plant([flow_key(3)])  # behind the place where the dump is
+    own.plant([(flow_key(3), BODY)])  # behind the place where the dump is
     own.fill([(DUMP, flow_key(2), flow_body(2), ONE, MASK)])
     own.end_dump(1.0)
     assert own.take_uprooted() == [KEY]
-    assert own.planted == {flow_key(2), flow_key(3)}
+    assert set(own.planted) == {flow_key(2), flow_key(3)}
 
 
 def test_one_that_was_planted_again_during_the_dump_stays() -> None:
     own = _planted()
     own.begin_dump()
     own.apply([(END, KEY, b"", ONE, 0)], 1.0)
-    own.plant([KEY])
+    own.plant([(KEY, BODY)])
     own.end_dump(1.0)
-    assert own.planted == {KEY}
+    assert set(own.planted) == {KEY}
     assert not own.take_uprooted()
 
 
@@ -95,7 +104,7 @@ def test_own_flows_beside_planted_ones_are_as_ever() -> None:
     own.begin_dump()
     own.fill([(DUMP, KEY, BODY, ONE, MASK)])
     assert own.end_dump(1.0) == 1
-    assert own.planted == {KEY}
+    assert set(own.planted) == {KEY}
 
 
 def test_a_planted_expectation_is_known_by_the_name_that_the_kernel_gives_it() -> None:
@@ -107,14 +116,14 @@ def test_a_planted_expectation_is_known_by_the_name_that_the_kernel_gives_it() -
     zoned = with_zone(key, b"\0\7")
     assert plain_key(zoned) == plain_key(key) == key
     own = Own()
-    own.plant([zoned])
+    own.plant([(zoned, body)])
     own.begin_dump()
     own.fill([(EXP_DUMP, key, body, ident, mask)])
     own.end_dump(1.0)
     assert not own.expectations.bodies
     own.apply([(EXP_END, key, b"", ident, 0)], 2.0)
     assert own.take_uprooted() == [key]
-    own.plant([zoned])
+    own.plant([(zoned, body)])
     own.apply([(EXP_NEW, key, body, ident, mask)], 3.0)
     assert list(own.expectations.bodies) == [key]
     assert not own.planted

@@ -116,7 +116,7 @@ def test_a_flow_holds_what_pyroute2_decodes(said: Recorded) -> None:
     assert ours == [(name, theirs[name]) for name in wanted]
     canonical = kind != UPDATE or not (theirs.get("MARK") == 0 or synproxy_says_nothing)
     numbers = [getattr(room, f"CTA_{name}") for name in body_order]
-    caused = BY_PROGRAM if kind == END and any(said.message[12:16]) else 0
+    caused = BY_PROGRAM if kind in (END, UPDATE) and any(said.message[12:16]) else 0
     assert mask == sum(1 << number for number in numbers) | canonical | caused
 
 

@@ -1,0 +1,224 @@
+"""The warm standby at work: its steps are carried out beat by beat.
+
+In: the steps of `Standby`, promotions, questions. Out: requests to this kernel, and
+what came of them. The rule: a beat takes some milliseconds, what is left waits for the
+next one. A promotion waits for what is not planted yet and for nothing else: who owns
+the copies is settled afterwards.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from itertools import islice
+
+from syncd.config import CommitConfig
+from syncd.daemon.failure import watched
+from syncd.daemon.listener import Listener
+from syncd.errors import KernelError
+from syncd.flows import restore
+from syncd.flows.batch import Restorer
+from syncd.flows.commit import TABLE_FULL, Result
+from syncd.flows.record import EXPECTATION
+from syncd.kernel import host
+from syncd.kernel.requests import RequestSocket
+from syncd.replication.engine import ReplicationEngine
+from syncd.replication.peer import Peer
+from syncd.replication.standby import Standby
+from syncd.replication.steps import Step, Task
+
+_LOG = logging.getLogger("syncd.warm")
+_BEAT_S = 0.02  # in which changes gather
+_BUDGET_S = 0.008  # of one beat
+_BREATH_S = 0.002  # between two beats when more waits
+_SPACE_S = 1.0  # between two looks at the size of the kernel's table
+_SHARE = 0.95  # of the kernel's table that may be filled by copies
+_ADOPT_AT_ONCE = 1024
+_ANSWER_S = 0.01  # for the answer of a promotion to go out
+_RETRY_S = 1.0  # after requests failed altogether
+
+
+class Warm:
+    """Keeps this kernel as the peers' kernels are."""
+
+    def __init__(
+        self,
+        engine: ReplicationEngine,
+        requests: RequestSocket,
+        listener: Listener,
+        config: Callable[[], CommitConfig],
+        long_s: int,
+    ) -> None:
+        self.standby = Standby(
+            engine.node, engine.own, engine.peers, engine.roles, long_s
+        )
+        self._engine = engine
+        self._requests = requests
+        self._listener = listener
+        self._config = config
+        self._timer: asyncio.TimerHandle | None = None
+        self._adopting: asyncio.Task[None] | None = None
+        self._space_at = 0.0
+        self._verified: dict[str, object] | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def start(self) -> None:
+        self._timer = self._loop.call_later(_BEAT_S, self._timed)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._adopting is not None:
+            self._adopting.cancel()
+
+    def _timed(self) -> None:
+        wait_s = _BEAT_S
+        # What a dump has not shown yet may be own: it must not be taken for a copy.
+        if self._engine.kernel_read and not self._listener.behind:
+            try:
+                done = self._beat()
+                wait_s = _BEAT_S if done else _BREATH_S
+            except KernelError as error:
+                _LOG.warning("writing peers' flows into the kernel: %s", error)
+                wait_s = _RETRY_S
+        self._timer = self._loop.call_later(wait_s, self._timed)
+
+    def _beat(self) -> bool:
+        """Work for some milliseconds; is all done?"""
+        now = time.monotonic()
+        if now >= self._space_at:
+            self._space_at = now + _SPACE_S
+            self._look_for_space()
+        standby = self.standby
+        standby.look(now)
+        end = now + _BUDGET_S
+        while now < end:
+            step = standby.next_step(now)
+            if step is None:
+                return standby.idle
+            try:
+                self._carry_out(step)
+            except KernelError:
+                standby.again(step)
+                raise
+            now = time.monotonic()
+        return False
+
+    def _look_for_space(self) -> None:
+        limit = host.table_limit()
+        room = int(limit * _SHARE) - host.table_count() if limit else None
+        self.standby.room = room
+
+    def _carry_out(self, step: Step) -> None:
+        standby, requests = self.standby, self._requests
+        if step.plan is not None:
+            plan = step.plan
+            while (batch := plan.next_batch()) is not None:
+                plan.report(batch, *requests.exchange(batch.messages))
+            standby.planted(plan, time.monotonic())
+        elif step.task is Task.LOOK:
+            asked = [restore.lookup(key, at) for at, key in enumerate(step.keys, 1)]
+            standby.looked(step.keys, requests.get(asked), time.monotonic())
+        elif step.task is Task.DELETE:
+            asked = [restore.delete(key, at) for at, key in enumerate(step.keys, 1)]
+            requests.send(asked)
+            standby.deleted(step.keys)
+        else:
+            requests.send(step.messages)
+            self._listener.drain()  # what became of them is looked up there
+
+    async def _finish(self) -> None:
+        """Return when all that is waiting now is in the kernel, or refused."""
+        standby = self.standby
+        through = standby.rounds + 2
+        while not self._beat() and standby.rounds < through:  # noqa: ASYNC110 - no wait
+            await asyncio.sleep(0)
+
+    async def settle(self) -> None:
+        """Return when the own tables know of the last promotion."""
+        if self._adopting is not None:
+            await self._adopting
+
+    async def commit(self, peers: list[Peer]) -> Result:
+        """What these peers tell is in this kernel, and becomes own right after."""
+        await self.settle()
+        if not self._engine.kernel_read:
+            await self._listener.read_kernel()
+        await self._listener.catch_up()
+        standby, own = self.standby, self._engine.own
+        before = standby.counts.created + standby.counts.replanted
+        await self._finish()
+        if standby.refused.reasons:
+            standby.retry_all()
+            await self._finish()
+        result = Result()
+        own.flows.disturbed = set()
+        taken = standby.take(peers)
+        created = standby.counts.created + standby.counts.replanted - before
+        result.created = min(created, len(taken))
+        result.unchanged = len(taken) - result.created
+        result.failed = standby.refused.counts()
+        if TABLE_FULL in result.failed:
+            result.error = (
+                "the kernel's connection tracking table has no room for all copies, "
+                "raise net.netfilter.nf_conntrack_max"
+            )
+        self._adopting = watched(self._adopt(taken), "adopting what was planted")
+        return result
+
+    async def _adopt(self, taken: dict[bytes, bytes]) -> None:
+        """Copies become own, with their real timers."""
+        await asyncio.sleep(_ANSWER_S)
+        own, standby = self._engine.own, self.standby
+        restorer = Restorer(self._config().timeout)
+        left = iter(tuple(taken.items()))
+        while part := list(islice(left, _ADOPT_AT_ONCE)):
+            now = time.monotonic()
+            records = [(key, body, standby.age_s(key, now)) for key, body in part]
+            flows = [record for record in records if record[0][6] != EXPECTATION]
+            own.flows.adopt(flows)
+            own.expectations.adopt([r for r in records if r[0][6] == EXPECTATION])
+            disturbed = own.flows.disturbed
+            if disturbed is not None:  # packets have set their timers, or ended them
+                flows = [record for record in flows if record[0] not in disturbed]
+                held = [body for _, body, _ in flows]
+                messages = filter(None, restorer.refreshes(flows, held, 1))
+                self._requests.send(list(messages))
+            await asyncio.sleep(0)
+        standby.adopting = {}
+        own.flows.disturbed = None
+        self._engine.dump_wanted = True
+        self._listener.heal()
+
+    async def verify(self) -> dict[str, object]:
+        """Compare every copy with the kernel's entry now, and put it right."""
+        counts = self.standby.counts
+        before = counts.repaired + counts.replanted
+        await self._finish()  # what waits is no difference
+        copies = self.standby.register.keys()
+        compared = len(copies)
+        self.standby.audit(copies)
+        await self._finish()
+        different = counts.repaired + counts.replanted - before
+        self._verified = {"compared": compared, "different": different}
+        return self._verified
+
+    def status(self) -> dict[str, object]:
+        """What status shows of it."""
+        standby, counts = self.standby, self.standby.counts
+        return {
+            "planted": len(standby.register),
+            "waiting": standby.waiting,
+            "failed": standby.refused.counts(),
+            "created": counts.created,
+            "updated": counts.updated,
+            "refreshed": counts.refreshed,
+            "deleted": counts.deleted,
+            "repaired": counts.repaired,
+            "replanted": counts.replanted,
+            "alive": counts.alive,
+            "returned": counts.returned,
+            "advanced": counts.advanced,
+            "refused": counts.refused,
+            "verified": self._verified,
+        }

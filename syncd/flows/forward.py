@@ -1,0 +1,58 @@
+"""A flow that two kernels see, each from its side: what the other one knows more of.
+
+In: this kernel's body and a peer's. Out: this kernel's body brought forward, or None.
+The rule: only forward. Status bits are added, a TCP state goes further on the way of a
+connection; each node does the same, so both end at the same state and tell no more.
+"""
+
+from syncd.errors import RecordError
+from syncd.flows import nla
+from syncd.flows.record import (
+    CTA_PROTOINFO,
+    CTA_PROTOINFO_TCP,
+    CTA_PROTOINFO_TCP_STATE,
+    CTA_STATUS,
+    CTA_TUPLE_REPLY,
+)
+from syncd.flows.restore import KEPT_BITS, be32, status_word
+
+# TCP_CONNTRACK_* in the order in which a connection goes through them: SYN_SENT2 (9)
+# comes before SYN_RECV.
+_STEPS = {0: 0, 1: 1, 9: 2, 2: 3, 3: 4, 4: 5, 5: 6, 6: 7, 7: 8, 8: 9}
+_ESTABLISHED = 4
+
+
+def advance(ours: bytes, theirs: bytes, *, closing: bool) -> bytes | None:
+    """Our body with what the peer's has more of; None if that is nothing.
+
+    Only with `closing` is a connection taken beyond ESTABLISHED: an old word of a
+    connection that ended must not end a new one of the same tuple.
+    """
+    try:
+        here, there = nla.attributes(ours), nla.attributes(theirs)
+        if here.get(CTA_TUPLE_REPLY) != there.get(CTA_TUPLE_REPLY):
+            return None
+        status = status_word(here)
+        added = status_word(there) & KEPT_BITS & ~status
+        step, further = _step(here), _step(there)
+    except RecordError:
+        return None
+    if further > _ESTABLISHED and not (closing and step >= _ESTABLISHED):
+        further = -1
+    if not added and further <= step:
+        return None
+    here[CTA_STATUS] = be32(CTA_STATUS, status | added)
+    if further > step:
+        here[CTA_PROTOINFO] = there[CTA_PROTOINFO]
+    return b"".join(here.values())
+
+
+def _step(attributes: dict[int, bytes]) -> int:
+    """How far a TCP connection is; -1 if it is none."""
+    raw = attributes.get(CTA_PROTOINFO, b"")
+    for kind, _, start, end in nla.walk(raw, 4, len(raw)):
+        if kind == CTA_PROTOINFO_TCP:
+            for inner, _, at, _ in nla.walk(raw, start, end):
+                if inner == CTA_PROTOINFO_TCP_STATE:
+                    return _STEPS.get(raw[at], -1)
+    return -1

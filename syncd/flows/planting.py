@@ -1,0 +1,114 @@
+"""A plan that plants: a commit in small, beside flows that live in this kernel.
+
+In: records for this kernel, what it holds of them, which flows are its own. Out: the
+batches of `commit.py`, and after them which records were refused and why. The rule: a
+flow of this kernel's own is never deleted to make room for a copy.
+"""
+
+from collections.abc import Container, Mapping, Sequence
+
+from syncd.errors import RecordError
+from syncd.flows import nla
+from syncd.flows.batch import Restorer, TimedRecord
+from syncd.flows.commit import Attempt, Batch, CommitPlan, Verb
+from syncd.flows.reader import RecordReader
+from syncd.flows.record import (
+    CTA_PROTOINFO,
+    CTA_PROTOINFO_TCP,
+    CTA_PROTOINFO_TCP_FLAGS_ORIGINAL,
+    CTA_PROTOINFO_TCP_FLAGS_REPLY,
+    CTA_PROTOINFO_TCP_WSCALE_ORIGINAL,
+    CTA_PROTOINFO_TCP_WSCALE_REPLY,
+)
+from syncd.flows.restore import same_content
+
+IN_THE_WAY = "another flow in the way"
+
+_WINDOW_SCALE = 0x01  # IP_CT_TCP_FLAG_WINDOW_SCALE
+_SCALES = (CTA_PROTOINFO_TCP_WSCALE_ORIGINAL, CTA_PROTOINFO_TCP_WSCALE_REPLY)
+
+
+class Tools:
+    """What plans of one timer share, for it has learned the shapes of messages."""
+
+    __slots__ = ("reader", "restorer", "timer_s")
+
+    def __init__(self, timer_s: int) -> None:
+        self.timer_s = timer_s
+        self.restorer = Restorer(timer_s)
+        self.reader = RecordReader()
+
+
+class PlantingPlan(CommitPlan):
+    """Plants records, all with one timer."""
+
+    def __init__(
+        self,
+        records: Sequence[TimedRecord],
+        held: Mapping[bytes, bytes],
+        own: Container[bytes],
+        tools: Tools,
+    ) -> None:
+        super().__init__(records, held, tools.timer_s)
+        self.records = records
+        self.timer_s = tools.timer_s
+        self.refused: dict[bytes, str] = {}  # key -> reason
+        self._restorer = tools.restorer
+        self._reader = tools.reader
+        self._own = own
+
+    def _fail(self, record: TimedRecord, reason: str, text: str = "") -> None:
+        self.refused[record[0]] = f"{reason} ({text})" if text else reason
+
+    def _try(self, attempt: Attempt, verb: Verb) -> None:
+        if verb is Verb.DISPLACE:  # who holds the reply tuple is not known
+            self._fail(attempt.record, IN_THE_WAY)
+        else:
+            super()._try(attempt, verb)
+
+    def _found(self, attempt: Attempt, message: bytes) -> None:
+        try:
+            _, key, _, _, _ = self._reader.read_one(message)
+        except RecordError:
+            key = b""
+        if key in self._own:
+            self._fail(attempt.record, IN_THE_WAY)
+        else:
+            super()._found(attempt, message)
+
+    def _found_some(self, batch: Batch, replies: Sequence[tuple[int, bytes]]) -> None:
+        for index, reply in replies:
+            self._found(Attempt(batch.records[index], Verb.LOOK_UP), reply)
+
+
+def same_copy(body: bytes, held: bytes) -> bool:
+    """Is the kernel's entry `held` what a copy of `body` is, but for its timer?"""
+    try:
+        return same_content(body, held) or same_content(_stored(body), _stored(held))
+    except RecordError:
+        return True  # nothing could be put right
+
+
+def _stored(body: bytes) -> bytes:
+    """A body without a window scale that only one side has offered so far.
+
+    The kernel takes both scales or none (`nlattr_to_tcp` in
+    net/netfilter/nf_conntrack_proto_tcp.c).
+    """
+    attributes = nla.attributes(body)
+    raw = attributes.get(CTA_PROTOINFO, b"")
+    for kind, _, start, end in nla.walk(raw, 4, len(raw)):
+        if kind != CTA_PROTOINFO_TCP:
+            continue
+        parts = nla.attributes(raw, start, end)
+        flags = (
+            parts.get(CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, bytes(5)),
+            parts.get(CTA_PROTOINFO_TCP_FLAGS_REPLY, bytes(5)),
+        )
+        if not flags[0][4] & flags[1][4] & _WINDOW_SCALE:
+            for scale in _SCALES:
+                if scale in parts:
+                    parts[scale] = nla.tlv(scale, bytes(1))
+            tcp = nla.nested(CTA_PROTOINFO_TCP, *parts.values())
+            attributes[CTA_PROTOINFO] = nla.nested(CTA_PROTOINFO, tcp)
+    return b"".join(attributes.values())
