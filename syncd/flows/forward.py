@@ -6,12 +6,17 @@ connection; each node does the same, so both end at the same state and tell no m
 """
 
 from syncd.errors import RecordError
-from syncd.flows import nla
+from syncd.flows import nla, restore
 from syncd.flows.record import (
+    CTA_LABELS,
     CTA_PROTOINFO,
     CTA_PROTOINFO_TCP,
     CTA_PROTOINFO_TCP_STATE,
+    CTA_SEQ_ADJ_ORIG,
+    CTA_SEQ_ADJ_REPLY,
     CTA_STATUS,
+    CTA_SYNPROXY,
+    CTA_TIMEOUT,
     CTA_TUPLE_REPLY,
 )
 from syncd.flows.restore import KEPT_BITS, be32, status_word
@@ -20,6 +25,7 @@ from syncd.flows.restore import KEPT_BITS, be32, status_word
 # comes before SYN_RECV.
 _STEPS = {0: 0, 1: 1, 9: 2, 2: 3, 3: 4, 4: 5, 5: 6, 6: 7, 7: 8, 8: 9}
 _ESTABLISHED = 4
+_LEFT = (CTA_TIMEOUT, CTA_LABELS, CTA_SEQ_ADJ_ORIG, CTA_SEQ_ADJ_REPLY, CTA_SYNPROXY)
 
 
 def advance(ours: bytes, theirs: bytes, *, closing: bool) -> bytes | None:
@@ -45,6 +51,15 @@ def advance(ours: bytes, theirs: bytes, *, closing: bool) -> bytes | None:
     if further > step:
         here[CTA_PROTOINFO] = there[CTA_PROTOINFO]
     return b"".join(here.values())
+
+
+def bring(key: bytes, body: bytes, sequence: int, held: bytes) -> bytes:
+    """The message that gives a flow STATUS and PROTOINFO of `body`.
+
+    Packets keep the timer of the flow, so it is left as it is.
+    """
+    leave_out = sum(1 << kind for kind in _LEFT)
+    return restore.update(key, body, 0, sequence, held, leave_out)
 
 
 def _step(attributes: dict[int, bytes]) -> int:

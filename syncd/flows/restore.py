@@ -267,16 +267,6 @@ def refresh(
     return _message(CT_NEW, REQUEST, sequence, *parts)
 
 
-def bring(key: bytes, body: bytes, sequence: int, held: bytes) -> bytes:
-    """Set STATUS and PROTOINFO of a flow, and nothing else; ENOENT if it is not there.
-
-    Packets keep the timer of the flow, so it is left as it is.
-    """
-    left_out = (CTA_TIMEOUT, CTA_LABELS, *_SENT_ONCE, CTA_SYNPROXY)
-    leave_out = sum(1 << kind for kind in set(left_out))
-    return update(key, body, 0, sequence, held, leave_out)
-
-
 def delete(key: bytes, sequence: int) -> bytes:
     """Delete the record. Never a flush: a key without a tuple is a RecordError."""
     _require_tuple(key)

@@ -21,7 +21,7 @@ from syncd.errors import RecordError
 from syncd.flows import restore
 from syncd.flows.batch import TimedRecord
 from syncd.flows.commit import BATCH_MESSAGES, TABLE_FULL
-from syncd.flows.forward import advance
+from syncd.flows.forward import advance, bring
 from syncd.flows.own import Own
 from syncd.flows.planted import SHORT_S, Planted
 from syncd.flows.planting import PlantingPlan, Tools, same_copy
@@ -208,7 +208,7 @@ class Standby:
             self.refused.retry(key, int(now) + FIRST_RETRY_S)
         elif further := advance(ours, body, closing=peer.state is PeerState.IN_STEP):
             number = len(self._advances) + 1
-            self._advances.append(restore.bring(key, further, number, ours))
+            self._advances.append(bring(key, further, number, ours))
             self._own.lookups[key] = None
             self.counts.advanced += 1
 
