@@ -5,7 +5,9 @@ carries the exit status: 3 no daemon answers, 4 not permitted, 1 anything else.
 """
 
 import json
+import os
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Final
@@ -82,6 +84,22 @@ def known_socket(config: str) -> str | None:
     except (OSError, ValueError, ControlError):
         pass  # a whole reading tells what is wrong
     return None
+
+
+def is_here(path: str | None) -> bool:
+    """Is the daemon in our network namespace? Without a daemon we are it ourselves.
+
+    A path that was asked for has to have a daemon.
+    """
+    if path is None:
+        return True
+    with _connect(path, QUICK_S) as connection:
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    pid = int.from_bytes(credentials[:4], sys.byteorder)
+    try:
+        return os.path.samefile(f"/proc/{pid}/ns/net", "/proc/self/ns/net")
+    except OSError:
+        return False
 
 
 def await_end(path: str, limit_s: float | None) -> None:

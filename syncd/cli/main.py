@@ -14,6 +14,13 @@ from types import ModuleType
 from typing import Final
 
 from syncd import __version__, build
+from syncd.cli.options import (
+    SHOW_EXAMPLES,
+    WATCH_EXAMPLES,
+    Parser,
+    add_show,
+    add_watch,
+)
 from syncd.errors import ConfigError, ControlError, KernelError, SyncdError
 
 _DEFAULT_CONFIG: Final = "/etc/syncd/syncd.toml"
@@ -31,24 +38,21 @@ _CLIENTS: Final = {
     "verify": ("compare digests with the peers", "syncd.cli.verbs"),
     "metrics": ("the figures of status for Prometheus", "syncd.cli.status"),
     "show": ("list flows or expectations", "syncd.cli.show"),
+    "watch": ("the live event stream", "syncd.cli.watch"),
     "stop": ("stop the daemon", "syncd.cli.verbs"),
 }
-_LATER: Final = {"watch": "the live event stream"}
+_EXAMPLES: Final = {"show": SHOW_EXAMPLES, "watch": WATCH_EXAMPLES}
 _KEYS: Final = {
     "keygen": "make a key file",
     "keys": "the keys that frames are sealed and opened with",
 }
-_FILTERS: Final = (
-    *("proto", "src", "dst", "sport", "dport", "state", "mark", "zone", "label"),
-    *("status", "family"),
-)
 
 
 def main(words: list[str] | None = None) -> int:
     """Run the command; nothing but a status comes out, never a traceback."""
     try:
         words = sys.argv[1:] if words is None else words
-        status = _run(_parser(words).parse_args(words))
+        status = _run(_read(words))
         sys.stdout.flush()  # what cannot be written is to fail here, not at the end
         return status
     except ConfigError as error:
@@ -75,8 +79,6 @@ def main(words: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     command = arguments.command
-    if command in _LATER:
-        raise ControlError(f"{command} is not in this version yet", status=2)
     if command == "run":
         return int(_room("syncd.daemon.service").run(arguments.config))
     if command == "check-config":
@@ -84,8 +86,19 @@ def _run(arguments: argparse.Namespace) -> int:
     if command in _KEYS:
         return int(_room("syncd.cli.keys").run(arguments))
     if arguments.socket is None:
-        arguments.socket = _socket_path(arguments.config)
+        if command == "watch" or getattr(arguments, "table", None) == "kernel":
+            arguments.socket = _socket_if_it_runs(arguments.config)
+        else:
+            arguments.socket = _socket_path(arguments.config)
     return int(_room(_CLIENTS[command][1]).run(arguments))
+
+
+def _socket_if_it_runs(config: str) -> str | None:
+    """The kernel can be asked without a daemon, unless one was named."""
+    if config == _DEFAULT_CONFIG:
+        return None
+    known = _room("syncd.cli.client").known_socket(config)
+    return None if known is None else str(known)
 
 
 def _room(name: str) -> ModuleType:
@@ -119,16 +132,24 @@ def _refuse(problem: str, status: int) -> int:
     return status
 
 
-def _parser(words: list[str]) -> argparse.ArgumentParser:
+def _read(words: list[str]) -> argparse.Namespace:
+    parser, commands = _parser(words)
+    arguments, extra = parser.parse_known_args(words)
+    if extra:
+        commands[arguments.command].refuse(extra)
+    return arguments
+
+
+def _parser(words: list[str]) -> tuple[Parser, dict[str, Parser]]:
     """All commands, or only the one that comes first: each costs a client's time."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="syncd",
         description="Keep the connection tracking tables of a cluster alike.",
         allow_abbrev=False,
     )
     _add_common(parser, config=_DEFAULT_CONFIG, plain=None, flag=False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    common = Parser(add_help=False, allow_abbrev=False)
     # After the command the same options: what is not given leaves the value alone.
     absent = argparse.SUPPRESS
     _add_common(common, config=absent, plain=absent, flag=absent)
@@ -137,25 +158,29 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
         "check-config": "validate the configuration",
         **{name: text for name, (text, _) in _CLIENTS.items()},
         **_KEYS,
-        **{name: f"{text} (not in this version yet)" for name, text in _LATER.items()},
     }
     if words and words[0] in texts:
         texts = {words[0]: texts[words[0]]}
+    added: dict[str, Parser] = {}
     for name, text in texts.items():
-        added = commands.add_parser(
-            name, help=text, description=text, parents=[common], allow_abbrev=False
+        added[name] = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=_EXAMPLES.get(name),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            parents=[common],
+            allow_abbrev=False,
         )
-        _add_arguments(name, added, common)
-    return parser
+        _add_arguments(name, added[name], common)
+    return parser, added
 
 
 def _add_arguments(
     name: str, parser: argparse.ArgumentParser, common: argparse.ArgumentParser
 ) -> None:
     """What one command takes besides the common options."""
-    if name in _LATER:
-        parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)
-    elif name == "check-config":
+    if name == "check-config":
         text = "this file alone; without it this node's, with its key file"
         parser.add_argument("file", nargs="?", metavar="FILE", help=text)
     elif name in ("commit", "verify"):
@@ -165,7 +190,9 @@ def _add_arguments(
     elif name == "resync":
         parser.add_argument("what", choices=("pull", "push", "kernel"))
     elif name == "show":
-        _add_show(parser)
+        add_show(parser)
+    elif name == "watch":
+        add_watch(parser)
     elif name == "keygen":
         _add_keygen(parser)
     elif name == "keys":
@@ -223,32 +250,6 @@ def _add_keys(keys: argparse.ArgumentParser, common: argparse.ArgumentParser) ->
             action.add_argument(
                 "--force", action="store_true", help="even if a peer is cut off by it"
             )
-
-
-def _add_show(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "what", nargs="?", choices=("flows", "expectations"), default="flows"
-    )
-    parser.add_argument(
-        "--table",
-        choices=("own", "peer", "kernel"),
-        help="default: own, and peer with --peer",
-    )
-    parser.add_argument("--peer", metavar="NODE", help="what this one peer told")
-    parser.add_argument(
-        "--output",
-        *("-o",),
-        metavar="FORMAT",
-        default="text",
-        help="text, extended or json; with ,id as in conntrack",
-    )
-    filters = parser.add_argument_group("filters, as of conntrack(8)")
-    for name in _FILTERS:
-        filters.add_argument(f"--{name}", metavar="VALUE")
-    for name in ("any-nat", "src-nat", "dst-nat"):
-        filters.add_argument(
-            f"--{name}", metavar="ADDRESS[:PORT]", nargs="?", const=True
-        )
 
 
 def _seconds(text: str) -> float:

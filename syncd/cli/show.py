@@ -1,37 +1,40 @@
-"""`syncd show`: records come in raw, one line for each goes out at once.
+"""`syncd show`: the records of a table, one line for each.
 
-The daemon sends bytes, this side decodes, filters and prints them, so that a long list
-costs the daemon little; nothing is kept here. The text is that of `conntrack -L`.
+The own and the peers' table are the daemon's: it sends bytes, this side decodes,
+filters and prints them, so that a long list costs it little. The kernel's table is read
+by this side itself, with or without a daemon; only where the daemon lives in another
+network namespace it is asked for the table of its kernel.
 """
 
 import argparse
-import json
-import sys
-import time
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 
-from syncd import __version__
 from syncd.cli import client
+from syncd.cli.output import Output
 from syncd.errors import ControlError, RecordError
 from syncd.flows import view
+from syncd.kernel.listing import list_table
 
-_OUTPUTS: Final = ("text", "extended", "json", "id")
-_LATER: Final = ("xml", "save", "timestamp", "ktimestamp", "labels")
-_NAMES: Final = {"flows": "flow entries", "expectations": "expectations"}
+_BATCH = 256
+Row = Mapping[str, object]
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Ask, print, give the exit status."""
-    outputs = _outputs(arguments.output)
+    """List, give the exit status."""
+    output = Output(arguments, events=False)
     table = arguments.table or ("own" if arguments.peer is None else "peer")
     if arguments.peer is not None and table != "peer":
         problem = f"--peer {arguments.peer} goes with --table peer, not with {table}"
         raise ControlError(problem, status=2)
-    if arguments.json:
-        outputs.add("json")
-    given = {name: getattr(arguments, name.replace("-", "_")) for name in view.FILTERS}
-    filters = view.read_filters(given)
+    if table == "kernel" and client.is_here(arguments.socket):
+        family = 0 if output.filters is None else output.filters.family or 0
+        for messages in list_table(arguments.what, family):
+            output.write(messages)
+            if output.is_full():
+                break
+        output.end()
+        return int(output.malformed > 0)
     options = {
         "what": arguments.what,
         "table": table,
@@ -39,65 +42,50 @@ def run(arguments: argparse.Namespace) -> int:
         "timeout": arguments.timeout,
         "raw": True,
     }
-    shown = malformed = 0
-    answer: Mapping[str, object] = {}
-    for answer in client.ask(arguments.socket, "show", options):
-        if "ok" in answer:
-            break
-        try:
-            description = read_row(answer)
-        except RecordError:
-            malformed += 1
-            continue
-        if filters is None or view.matches(description, filters):
-            sys.stdout.write(_printed(description, outputs) + "\n")
-            shown += 1
-    sys.stdout.flush()
-    if answer.get("error"):
-        print(f"syncd: {answer['error']}", file=sys.stderr)
-    if answer.get("ok") is True or shown:
-        name = _NAMES[arguments.what]
-        print(f"syncd v{__version__}: {shown} {name} have been shown.", file=sys.stderr)
-    if malformed:
-        print(f"syncd: {malformed} records were not understood", file=sys.stderr)
-    return client.outcome(answer) or int(malformed > 0)
+    answer = _show(client.ask(arguments.socket, "show", options), output)
+    output.end(str(answer.get("error") or ""))
+    return client.outcome(answer) or int(output.malformed > 0)
 
 
-def read_row(row: Mapping[str, object]) -> view.Description:
-    """The description of one row of `show`, raw or already decoded."""
-    if "kind" in row:
-        return dict(row)
+def read_row(row: Row) -> bytes:
+    """The message of one row of the daemon's."""
     try:
         if "message" in row:
-            return view.describe_message(bytes.fromhex(str(row["message"])))
+            return bytes.fromhex(str(row["message"]))
         key, body = str(row["key"]), str(row["body"])
-        description = view.describe(bytes.fromhex(key), bytes.fromhex(body))
+        return view.message_of(bytes.fromhex(key), bytes.fromhex(body))
     except (KeyError, ValueError) as error:
         raise RecordError("a row that is not a record") from error
-    if "peer" in row:
-        description["peer"] = row["peer"]
-    return description
 
 
-def _printed(description: view.Description, outputs: set[str]) -> str:
-    if "json" in outputs:
-        return json.dumps(description, separators=(",", ":"))
-    return view.line(
-        description,
-        "extended" in outputs,
-        ident="id" in outputs,
-        now_s=int(time.time()),
-    )
+def _show(rows: Iterator[Row], output: Output) -> Row:
+    """Print the rows; the last answer."""
+    last: Row = {"ok": True}
+    while not output.is_full():
+        batch = list(islice(rows, _BATCH))
+        if not batch:
+            break
+        if "ok" in batch[-1]:
+            last = batch.pop()
+        for peer, messages in _by_peer(batch, output):
+            output.write(messages, {} if peer is None else {"peer": peer})
+    return last
 
 
-def _outputs(text: str) -> set[str]:
-    """The words of --output, as conntrack's -o takes them: separated by commas."""
-    outputs = set(text.split(","))
-    for word in sorted(outputs):
-        if word in _LATER:
-            problem = f"--output {word} is not in this version yet"
-            raise ControlError(f"{problem}, use text, extended or json", status=2)
-        if word not in _OUTPUTS:
-            allowed = ", ".join(_OUTPUTS)
-            raise ControlError(f"--output {word!a} is not one of {allowed}", status=2)
-    return outputs
+def _by_peer(
+    batch: Sequence[Row], output: Output
+) -> Iterator[tuple[object, list[bytes]]]:
+    """The messages of a batch, those of each peer together."""
+    peer: object = None
+    messages: list[bytes] = []
+    for row in batch:
+        if row.get("peer") != peer and messages:
+            yield peer, messages
+            messages = []
+        peer = row.get("peer")
+        try:
+            messages.append(read_row(row))
+        except RecordError:
+            output.malformed += 1
+    if messages:
+        yield peer, messages

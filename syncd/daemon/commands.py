@@ -8,12 +8,11 @@ import json
 import math
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Final, Protocol
 
 from syncd.errors import ControlError, RecordError
 from syncd.flows import view
-from syncd.flows.view import FILTERS, Filters, matches, read_filters
+from syncd.flows.view import FILTERS, Sieve, read_filters
 
 Answer = dict[str, object]
 
@@ -176,7 +175,7 @@ def table_rows(
     Each is {"key", "body", "peer"} in hex with raw (the client filters), else the
     description of what passes the filters, with "peer".
     """
-    filters = read_filters(options)
+    sieve = Sieve(read_filters(options))
     name = {} if peer is None else {"peer": peer}
     raw = options.get("raw") is True
     for key in tuple(bodies):
@@ -186,7 +185,7 @@ def table_rows(
         if raw:
             yield {"key": key.hex(), "body": body.hex(), **name}
             continue
-        row = _described(partial(view.describe, key, body), filters)
+        row = _described(sieve, view.message_of(key, body))
         if row is not None:
             yield row | name
 
@@ -195,25 +194,24 @@ def message_rows(
     messages: Iterable[bytes], options: Mapping[str, object]
 ) -> Iterator[Answer]:
     """The answers of `show --table kernel`: one for each message of a dump."""
-    filters = read_filters(options)
+    sieve = Sieve(read_filters(options))
     raw = options.get("raw") is True
     for message in messages:
         if raw:
             yield {"message": message.hex()}
             continue
-        row = _described(partial(view.describe_message, message), filters)
+        row = _described(sieve, message)
         if row is not None:
             yield row
 
 
-def _described(
-    describe: Callable[[], view.Description], filters: Filters | None
-) -> Answer | None:
+def _described(sieve: Sieve, message: bytes) -> Answer | None:
     try:
-        description = describe()
+        if not sieve.passes(message):
+            return None
+        return view.describe_message(message)
     except RecordError as error:
         return {"kind": "malformed", "problem": str(error)}
-    return description if filters is None or matches(description, filters) else None
 
 
 def _shown(value: object) -> str:

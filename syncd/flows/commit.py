@@ -494,6 +494,6 @@ def _name(record: TimedRecord) -> str:
     """A record as a person knows it."""
     key, body, _ = record
     try:
-        return view.line(view.describe(key, body))
+        return view.line(key, body)
     except RecordError:
         return key.hex() or "no key"

@@ -9,44 +9,25 @@ from typing import Final
 
 from syncd.errors import RecordError
 from syncd.flows import nla
+from syncd.flows.numbers import (
+    DCCP_STATES,
+    EXPECTATION_FLAGS,
+    ICMP_PARTS,
+    PROTOCOL_NAMES,
+    SCTP_STATES,
+    STATUS_BITS,
+    TCP_STATES,
+    WITH_PORTS,
+)
+from syncd.flows.shape import short_ipv6
 
 Description = dict[str, object]
 
-STATUS_BITS: Final = (
-    *("EXPECTED", "SEEN_REPLY", "ASSURED", "CONFIRMED", "SRC_NAT", "DST_NAT"),
-    *("SEQ_ADJUST", "SRC_NAT_DONE", "DST_NAT_DONE", "DYING", "FIXED_TIMEOUT"),
-    *("TEMPLATE", "NAT_CLASH", "HELPER", "OFFLOAD", "HW_OFFLOAD"),
-)
-TCP_STATES: Final = (
-    *("NONE", "SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT"),
-    *("LAST_ACK", "TIME_WAIT", "CLOSE", "SYN_SENT2"),
-)
-SCTP_STATES: Final = (
-    *("NONE", "CLOSED", "COOKIE_WAIT", "COOKIE_ECHOED", "ESTABLISHED"),
-    *("SHUTDOWN_SENT", "SHUTDOWN_RECD", "SHUTDOWN_ACK_SENT", "HEARTBEAT_SENT"),
-    "HEARTBEAT_ACKED",
-)
-DCCP_STATES: Final = (
-    *("NONE", "REQUEST", "RESPOND", "PARTOPEN", "OPEN", "CLOSEREQ", "CLOSING"),
-    *("TIMEWAIT", "IGNORE", "INVALID"),
-)
-PROTOCOL_NAMES: Final = {
-    1: "icmp",
-    6: "tcp",
-    17: "udp",
-    33: "dccp",
-    47: "gre",
-    58: "icmpv6",
-    132: "sctp",
-    136: "udplite",
-}
 _TCP_FLAGS: Final = (
     *("WINDOW_SCALE", "SACK_PERM", "CLOSE_INIT", "BE_LIBERAL"),
     *("DATA_UNACKNOWLEDGED", "MAXACK_SET"),
 )
-_EXPECTATION_FLAGS: Final = ("PERMANENT", "INACTIVE", "USERSPACE")
 _FAMILIES: Final = {2: "ipv4", 10: "ipv6"}
-_PORTS: Final = frozenset((6, 17, 33, 132, 136))
 
 # enum ctattr_type and its nested ones, linux/netfilter/nfnetlink_conntrack.h
 _ORIG, _REPLY, _STATUS, _PROTOINFO, _HELP, _TIMEOUT, _MARK = 1, 2, 3, 4, 5, 7, 8
@@ -156,7 +137,7 @@ def _expectation(family: int, attributes: dict[int, bytes]) -> Description:
             expectation[name] = _number(attributes, kind, size)
     if _EXP_FLAGS in attributes:
         flags = _number(attributes, _EXP_FLAGS, 4)
-        expectation["flags"] = _bits(flags, _EXPECTATION_FLAGS)
+        expectation["flags"] = _bits(flags, EXPECTATION_FLAGS)
     if _EXP_HELPER in attributes:
         expectation["helper"] = _text(attributes[_EXP_HELPER])
     if _EXP_FUNCTION in attributes:
@@ -191,7 +172,6 @@ _ADJUSTMENT: Final = (
 _COUNTER: Final = (("packets", 1, 8), ("bytes", 2, 8))
 _TIMES: Final = (("start", 1, 8), ("stop", 2, 8))
 _SYNPROXY_MEMBERS: Final = (("isn", 1, 4), ("its", 2, 4), ("tsoff", 3, 4))
-_ICMP: Final = {1: (4, 5, 6), 58: (7, 8, 9)}  # attributes of id, type, code
 
 
 def _family(number: int) -> str:
@@ -214,11 +194,11 @@ def _tuple(data: bytes) -> tuple[int, dict[str, object]]:
     # A master's and a saved NAT tuple may come without a protocol.
     proto = nla.values(parts[2]) if 2 in parts else {}
     number = _number(proto, 1, 1) if proto else 0
-    if number in _PORTS:
+    if number in WITH_PORTS and 2 in proto:  # not of DCCP on a kernel without it
         ends["sport"], ends["dport"] = _number(proto, 2, 2), _number(proto, 3, 2)
-    elif number in _ICMP:
+    elif number in ICMP_PARTS:
         for name, kind, size in zip(
-            ("id", "type", "code"), _ICMP[number], (2, 1, 1), strict=True
+            ("id", "type", "code"), ICMP_PARTS[number], (2, 1, 1), strict=True
         ):
             ends[name] = _number(proto, kind, size)
     elif number == 47 and 2 in proto:
@@ -329,21 +309,4 @@ def _ipv6(addresses: dict[int, bytes], kind: int) -> str:
     value = addresses.get(kind, b"")
     if len(value) != 16:
         raise RecordError(f"an IPv6 address of {len(value)} bytes")
-    words = [value[at] << 8 | value[at + 1] for at in range(0, 16, 2)]
-    start, length = 0, 0
-    at = 0
-    while at < 8:
-        end = at
-        while end < 8 and not words[end]:
-            end += 1
-        if end - at > length:
-            start, length = at, end - at
-        at = end + 1
-    if start == 0 and (length == 6 or (length == 5 and words[5] == 0xFFFF)):
-        # Addresses of IPv4 in disguise.
-        return f"::{'ffff:' if length == 5 else ''}{'.'.join(map(str, value[12:]))}"
-    if length < 2:
-        return ":".join([f"{word:x}" for word in words])
-    left = ":".join([f"{word:x}" for word in words[:start]])
-    right = ":".join([f"{word:x}" for word in words[start + length :]])
-    return f"{left}::{right}"
+    return short_ipv6(value)

@@ -31,7 +31,7 @@ _SOL_NETLINK = 270
 _NETLINK_ADD_MEMBERSHIP = 1
 _NETLINK_BROADCAST_ERROR = 4
 _NETLINK_NO_ENOBUFS = 5
-_GROUPS = (1, 2, 3, 4, 6)  # NEW, UPDATE, DESTROY, EXP_NEW, EXP_DESTROY
+GROUPS = (1, 2, 3, 4, 6)  # NEW, UPDATE, DESTROY, EXP_NEW, EXP_DESTROY
 _SO_ATTACH_FILTER = 26
 _SO_DETACH_FILTER = 27
 _SO_RCVBUFFORCE = 33
@@ -46,9 +46,11 @@ _PORTID_LIMIT = 250  # a jump of classic BPF is 8 bits wide
 
 
 class EventSocket:
-    """A subscription to all flow and expectation events of one network namespace."""
+    """A subscription to flow and expectation events of one network namespace."""
 
-    def __init__(self, receive_buffer: int, reliable: bool) -> None:
+    def __init__(
+        self, receive_buffer: int, reliable: bool, groups: Sequence[int] = GROUPS
+    ) -> None:
         self.events = 0
         self.overruns = 0
         self.lost = 0
@@ -57,7 +59,7 @@ class EventSocket:
         self._socket = _open()
         try:
             self.receive_buffer = _set_buffer(self._socket, receive_buffer)
-            self._configure(reliable)
+            self._configure(reliable, groups)
         except OSError as error:
             self._socket.close()
             raise _refusal(error) from error
@@ -120,12 +122,12 @@ class EventSocket:
     def close(self) -> None:
         self._socket.close()
 
-    def _configure(self, reliable: bool) -> None:
+    def _configure(self, reliable: bool, groups: Sequence[int]) -> None:
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_NO_ENOBUFS, 1)
         if reliable:
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_BROADCAST_ERROR, 1)
         self._socket.bind((0, 0))
-        for group in _GROUPS:
+        for group in groups:
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
 
     def _meminfo(self) -> tuple[int, ...]:

@@ -53,7 +53,9 @@ DOORS = {
     | {"syncd.__version__", "syncd.keys"},
     "cli": BASE
     | {"syncd.build", "syncd.flows.view", "syncd.__version__", "syncd.keys"}
-    | {"syncd.fingerprint"},
+    | {"syncd.fingerprint"}
+    # The kernel's tables and events need no daemon (docs/adr/0012).
+    | {"syncd.kernel.events", "syncd.kernel.listing", "syncd.kernel.program"},
     "__main__": frozenset({"syncd.cli"}),
     "__init__": frozenset[str](),
 }

@@ -90,11 +90,6 @@ def test_every_command_that_there_is_is_documented(text: str) -> None:
     assert not [name for name in commands if not re.search(rf"`[^`]*\b{name}\b", text)]
 
 
-def test_what_is_not_in_this_version_is_said() -> None:
-    for name in main._LATER:
-        assert name in OPERATION
-
-
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_between_documents_lead_somewhere(document: Path) -> None:
     targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())

@@ -134,17 +134,45 @@ def test_a_configuration_that_is_not_there_gets_a_hint(
     assert line.endswith("give --config FILE or --socket PATH")
 
 
-@pytest.mark.parametrize("command", ["watch"])
-def test_what_is_not_there_yet_says_so(command: str, capsys: Output) -> None:
-    assert main([command]) == 2
-    text = f"syncd: {command} is not in this version yet\n"
-    assert capsys.readouterr().err == text
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("nonsense", "'nonsense' is not one of text, xml, save, json, proc"),
+        ("xml,json", "json and xml exclude each other"),
+        ("save,id", "save has no id: use save alone"),
+    ],
+)
+def test_an_output_that_is_not_there_is_refused(
+    output: str, reason: str, capsys: Output
+) -> None:
+    for command in ("show", "watch"):
+        assert main([command, "--socket", "/nowhere", "--output", output]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert reason in line
 
 
-@pytest.mark.parametrize("output", ["xml", "save", "nonsense"])
-def test_an_output_that_is_not_there_is_refused(output: str, capsys: Output) -> None:
-    assert main(["show", "--socket", "/nowhere", "--output", output]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["shwo"], "show"),
+        (["show", "flosw"], "flows"),
+        (["show", "--tble", "kernel"], "--table"),
+        (["watch", "--event-maks=new"], "--event-mask"),
+        (["show", "--table", "kernle"], "kernel"),
+    ],
+)
+def test_what_is_misspelt_gets_a_hint(
+    words: list[str], meant: str, capsys: Output
+) -> None:
+    assert exit_status(*words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"(did you mean {meant}?)" in line
+
+
+@pytest.mark.parametrize("command", ["show", "watch"])
+def test_a_help_has_examples(command: str, capsys: Output) -> None:
+    assert exit_status(command, "--help") == 0
+    assert f"\nexamples:\n  syncd {command} " in capsys.readouterr().out
 
 
 def test_a_filter_is_checked_before_the_daemon_is_asked(capsys: Output) -> None:

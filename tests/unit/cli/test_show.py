@@ -1,9 +1,9 @@
-"""Rows of the daemon are decoded, also those that are decoded already."""
+"""Rows of the daemon become messages again."""
 
 import pytest
 from syncd.cli.show import read_row
 from syncd.errors import RecordError
-from syncd.flows import nla
+from syncd.flows import nla, view
 
 KEY = b"\x02\0\0\0" + nla.nested(
     1,
@@ -12,21 +12,15 @@ KEY = b"\x02\0\0\0" + nla.nested(
 )
 
 
-def test_a_row_of_a_table_is_decoded_and_names_its_peer() -> None:
+def test_a_row_of_a_table_is_a_message_without_what_the_table_does_not_keep() -> None:
     row = {"key": KEY.hex(), "body": nla.tlv(8, b"\0\0\0\7").hex(), "peer": "fw2"}
-    description = read_row(row)
-    assert (description["mark"], description["peer"]) == (7, "fw2")
+    description = view.describe_message(read_row(row))
+    assert (description["protocol_number"], description["mark"]) == (50, 7)
 
 
 def test_a_row_of_the_kernel_is_a_whole_message() -> None:
-    attributes = KEY[4:]
-    message = (20 + len(attributes)).to_bytes(4, "little") + bytes((0, 1)) + bytes(10)
-    row = {"message": (message + b"\x02\0\0\0" + attributes).hex()}
-    assert read_row(row)["protocol_number"] == 50
-
-
-def test_a_decoded_row_is_taken_as_it_is() -> None:
-    assert read_row({"kind": "flow", "mark": 1}) == {"kind": "flow", "mark": 1}
+    message = view.message_of(KEY, b"")
+    assert read_row({"message": message.hex()}) == message
 
 
 @pytest.mark.parametrize(

@@ -130,4 +130,4 @@ def test_messages_of_a_dump_are_rows_too() -> None:
 
 def test_a_record_that_is_not_understood_is_told_not_raised() -> None:
     (row,) = table_rows({b"x": b""}, None, {"proto": "tcp"})
-    assert row == {"kind": "malformed", "problem": "a key of 1 bytes"}
+    assert row == {"kind": "malformed", "problem": "a message of 17 bytes"}
