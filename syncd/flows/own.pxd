@@ -14,7 +14,7 @@ cdef class Own:
     cdef public RollCall roll
     cdef public Py_ssize_t ignored
     cdef ZonedKeys _zoned
-    cdef set _announcing
+    cdef set _announcing, _doubted, _told_expectations
 
     @cython.locals(
         flows=OwnTable, planted=dict, uprooted=dict, bodies=dict, facts=dict,

@@ -56,6 +56,8 @@ class Own:
 
     __slots__ = (
         "_announcing",
+        "_doubted",
+        "_told_expectations",
         "_zoned",
         "expectations",
         "flows",
@@ -77,6 +79,9 @@ class Own:
         self.roll = RollCall()  # of the planted, for the dump that is going on
         self._zoned = ZonedKeys()
         self._announcing: set[bytes] = set()  # masters, during a dump
+        # Flows, during a dump: who had their tuple later has ended, they may have too.
+        self._doubted: set[bytes] = set()
+        self._told_expectations: set[bytes] = set()  # CTA_IDs, by events during a dump
 
     def apply(self, records: Sequence[Record], now: float) -> None:
         """Take events and replies to GETs in the order in which they came."""
@@ -84,6 +89,8 @@ class Own:
         bodies, facts, held = flows.bodies, flows.facts, flows.held
         marks = flows.marks
         later: list[Record] = []
+        if flows.touched is not None:
+            self._note_touched(records)
         for record in records:
             kind, key, body, ident, mask = record
             if kind == _UPDATE:
@@ -128,8 +135,6 @@ class Own:
             else:
                 flows.refresh(record)
                 self._zoned.note(key, bodies)
-        if flows.touched is not None:
-            flows.touched.update([record[1] for record in records])
         if flows.disturbed is not None:
             flows.disturbed.update([record[1] for record in records])
             if len(flows.disturbed) > _DISTURBED_LIMIT:
@@ -169,9 +174,26 @@ class Own:
         self.planted.pop(key, None)
         self.uprooted[key] = None
 
+    def _note_touched(self, records: Sequence[Record]) -> None:
+        """Of these flows the running dump may show a state that is over.
+
+        The end of another flow with the same tuple says nothing of ours: if the events
+        of its own end and of that one's begin were lost, the dump has to sweep it.
+        """
+        flows = self.flows
+        assert flows.touched is not None
+        for kind, key, _, ident, _ in records:
+            if kind == END and key not in flows.touched and flows.is_other(key, ident):
+                self._doubted.add(key)
+            else:
+                flows.touched.add(key)
+                self._doubted.discard(key)
+
     def begin_dump(self) -> None:
         """A dump of both tables starts."""
         self.roll.begin(self.planted)
+        self._doubted.clear()
+        self._told_expectations.clear()
         self.flows.begin_dump()
         self.expectations.begin_dump()
 
@@ -190,16 +212,12 @@ class Own:
             if planted and record[1] in planted:
                 self.roll.saw(record[1])
             elif record[0] == DUMP:
-                if not self.flows.fill(record):
+                if record[1] in self._doubted or not self.flows.fill(record):
                     self.lookups[record[1]] = None
                 self._zoned.note(record[1], self.flows.bodies)
-            elif record[0] == EXP_DUMP:
+            elif record[0] == EXP_DUMP and record[3] not in self._told_expectations:
                 zoned = self._in_zone(record)
-                touched = self.expectations.touched
-                if touched is not None and record[1] in touched:
-                    touched.add(zoned[1])
-                else:
-                    self._end_others(record[1], zoned)
+                self._end_others(record[1], zoned)
                 self.expectations.fill(zoned)
 
     def sweep(self, now: float, limit: int) -> bool:
@@ -269,8 +287,10 @@ class Own:
                     expectations.put(key, record[2], record[3], record[4])
                 else:
                     expectations.refresh(record)
+                if expectations.touched is not None:
+                    expectations.touched.add(key)
             if expectations.touched is not None:
-                expectations.touched.update((plain, key))
+                self._told_expectations.add(record[3])
 
     def _ask_masters(self, plain: bytes) -> None:
         """Look up every flow with the tuple of a master, known or not."""
@@ -294,7 +314,7 @@ class Own:
     def _expectation_key(self, plain: bytes, ident: bytes) -> bytes:
         """Under which key an expectation is stored that the kernel names plainly."""
         facts = self.expectations.facts
-        if plain in facts:
+        if plain in facts and facts[plain][0] == ident:
             return plain
         matches = (key for key in facts if key.startswith(plain))
         return next((key for key in matches if facts[key][0] == ident), plain)

@@ -218,6 +218,11 @@ class OwnTable:
             else:
                 self.end(key)
 
+    def is_other(self, key: bytes, ident: bytes) -> bool:
+        """Is the entry that we know another one than that with this CTA_ID?"""
+        fact = self.facts.get(key)
+        return fact is not None and ident not in (b"", fact[0]) and fact[0] != b""
+
     def refresh(self, record: Record) -> None:
         """A reply to a GET: the present truth; what moves by itself is no change."""
         _, key, body, ident, mask = record

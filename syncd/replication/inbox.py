@@ -7,7 +7,8 @@ flows come again in a later frame.
 
 Resync, seen from here: `wants` is -1 when nothing is wanted, else any pass with a
 higher number is. The first DATA frame of such a pass begins the sweep (`begun`), the
-sender's word that we have been told everything of it ends the sweep.
+sender's word that we have been told everything of it ends the sweep. It is not true
+where we have forgotten which frames were lost (`holes`): such a pass counts as none.
 """
 
 from collections import deque
@@ -26,6 +27,7 @@ class Inbox:
         "epoch",
         "first",
         "highest",
+        "holes",
         "late_frames",
         "latest_pass",
         "lost",
@@ -42,6 +44,7 @@ class Inbox:
         self.wants = 0
         self.begun = 0
         self.latest_pass = 0
+        self.holes = False  # were lost frames forgotten, maybe those of a pass?
         self.lost_frames = 0
         self.late_frames = 0
         self._ended_epochs: deque[int] = deque(maxlen=_EPOCHS_LIMIT)
@@ -60,6 +63,7 @@ class Inbox:
         self.wants = 0
         self.begun = 0
         self.latest_pass = 0
+        self.holes = False
         self.service = 0
 
     def accept(self, number: int) -> bool:
@@ -72,6 +76,7 @@ class Inbox:
             self.lost_frames += number - self.highest - 1
             if len(self.lost) > _RANGES_LIMIT:
                 self.lost = []
+                self.holes = True
                 self.want_resync()
         self.highest = number
         return True
@@ -99,14 +104,22 @@ class Inbox:
         if number <= self.latest_pass:
             return False
         self.latest_pass = number
+        holes, self.holes = self.holes, False
         if self.wants == SATISFIED:
+            return False
+        if holes:
+            self.wants = number  # its begin may be among what we forgot
             return False
         self.begun = number
         return True
 
     def completes(self, number: int) -> bool:
         """The sender says that pass `number` was told in full: is it ours?"""
-        if self.begun != number or self.wants == SATISFIED or number <= self.wants:
+        if self.wants == SATISFIED or number <= self.wants:
+            return False
+        if number > self.latest_pass:
+            self.wants = self.latest_pass = number  # all of it is among what we forgot
+        if self.begun != number:
             return False
         self.wants = SATISFIED
         self.begun = 0

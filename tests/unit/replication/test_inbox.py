@@ -46,6 +46,33 @@ def test_too_many_gaps_ask_for_everything() -> None:
     assert inbox.wants == 1
 
 
+def with_forgotten_gaps() -> Inbox:
+    inbox = opened()
+    for number in range(12, 300, 2):
+        inbox.accept(number)
+    assert inbox.holes
+    return inbox
+
+
+def test_a_pass_whose_begin_may_be_forgotten_does_not_fulfil_the_wish() -> None:
+    inbox = with_forgotten_gaps()
+    assert not inbox.begins(3)
+    assert not inbox.completes(3)
+    assert inbox.wants == 3
+    assert inbox.begins(4)
+    assert inbox.completes(4)
+
+
+def test_a_pass_that_was_lost_and_forgotten_as_a_whole_is_asked_for_again() -> None:
+    inbox = with_forgotten_gaps()
+    assert not inbox.completes(3)  # so the sender says: it takes no gap for lost
+    assert inbox.wants == 3  # not 0: what is complete there is never sent again
+    assert not inbox.begins(4)  # it may have begun among them
+    assert inbox.begins(5)
+    assert inbox.completes(5)
+    assert inbox.wants == SATISFIED
+
+
 def test_a_wanted_pass_begins_once_and_completes() -> None:
     inbox = opened()
     assert inbox.begins(3)

@@ -1,0 +1,114 @@
+"""What is left of a dump when events come beside it and others were lost."""
+
+from syncd.flows.own import Own
+from syncd.flows.reader import RecordReader
+from syncd.flows.record import (
+    CANONICAL,
+    DUMP,
+    END,
+    EXP_DUMP,
+    EXP_END,
+    EXP_NEW,
+    Record,
+)
+
+from tests.unit.flows.recorded import recorded
+from tests.unit.replication.talk import flow_body, flow_key, new_flow, put
+
+ONE, TWO = b"\0\0\0\1", b"\0\0\0\2"
+
+
+def ended(number: int, ident: bytes) -> Record:
+    return END, flow_key(number), b"", ident, 0
+
+
+def shown(number: int, ident: bytes) -> Record:
+    return DUMP, flow_key(number), flow_body(number), ident, CANONICAL
+
+
+def announced(kind: str, ident: bytes) -> Record:
+    """An expectation of a flow in zone 0, or in any other that is not known yet."""
+    reader = RecordReader()
+    messages = [item.message for item in recorded("ftp4_active_masquerade")]
+    _, key, body, _, mask = next(
+        record for record in reader.read(messages) if record[0] == EXP_NEW
+    )
+    kinds = {"new": EXP_NEW, "end": EXP_END, "dump": EXP_DUMP}
+    return kinds[kind], key, body, ident, mask
+
+
+def test_the_end_of_a_later_flow_of_its_tuple_keeps_no_ended_flow_alive() -> None:
+    own = Own()
+    put(own, 1)  # its end is lost, and so is the begin of the next one of this tuple
+    own.begin_dump()
+    own.apply([ended(1, TWO)], 1.0)
+    own.end_dump(2.0)
+    assert not own.flows.bodies
+
+
+def test_a_part_that_shows_the_later_flow_does_not_keep_either_alive() -> None:
+    own = Own()
+    put(own, 1)
+    own.begin_dump()
+    own.apply([ended(1, TWO)], 1.0)
+    own.fill([shown(1, TWO)])  # written before its end, read after
+    assert list(own.lookups) == [flow_key(1)]  # the kernel says: there is none
+    own.end_dump(2.0)
+    assert not own.flows.bodies
+
+
+def test_a_late_end_ends_nothing_of_the_flow_that_took_the_tuple() -> None:
+    for shows in (True, False):
+        own = Own()
+        own.begin_dump()
+        own.apply([new_flow(1), ended(1, TWO)], 1.0)
+        own.apply([ended(1, TWO)], 1.0)
+        own.fill([shown(1, ONE)] if shows else [])
+        own.end_dump(2.0)
+        assert list(own.flows.bodies) == [flow_key(1)]
+
+
+def test_a_late_end_before_the_dump_shows_the_flow_ends_nothing() -> None:
+    own = Own()
+    put(own, 1)
+    own.begin_dump()
+    own.apply([ended(1, TWO)], 1.0)
+    own.fill([shown(1, ONE)])
+    own.apply([shown(1, ONE)], 1.0)  # the reply to the lookup
+    own.end_dump(2.0)
+    assert list(own.flows.bodies) == [flow_key(1)]
+
+
+def test_an_end_in_another_zone_keeps_no_ended_expectation_alive() -> None:
+    own = Own()
+    own.apply([announced("new", ONE)], 1.0)  # its end is lost
+    own.begin_dump()
+    own.apply([announced("end", TWO)], 1.0)
+    own.end_dump(2.0)
+    assert not own.expectations.bodies
+
+
+def test_an_event_in_another_zone_hides_no_expectation_from_the_dump() -> None:
+    own = Own()  # its begin is lost
+    own.begin_dump()
+    own.apply([announced("end", TWO)], 1.0)
+    own.fill([announced("dump", ONE)])
+    own.end_dump(2.0)
+    assert len(own.expectations.bodies) == 1
+
+
+def test_an_expectation_that_ended_during_the_dump_is_not_revived_by_it() -> None:
+    own = Own()
+    own.begin_dump()
+    own.apply([announced("new", ONE), announced("end", ONE)], 1.0)
+    own.fill([announced("dump", ONE)])
+    own.end_dump(2.0)
+    assert not own.expectations.bodies
+
+
+def test_an_expectation_that_came_during_the_dump_stays() -> None:
+    own = Own()
+    own.begin_dump()
+    own.apply([announced("new", ONE)], 1.0)
+    own.end_dump(2.0)
+    assert len(own.expectations.bodies) == 1
