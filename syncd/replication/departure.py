@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from syncd.replication.frame import Coder, Numbered, envelope_bytes
-from syncd.replication.hello import Hello, Way
+from syncd.replication.hello import Hello
 from syncd.replication.paths import Paths
 from syncd.replication.seal import Sealer
 
@@ -17,15 +17,12 @@ from syncd.replication.seal import Sealer
 class Departure:
     """Wraps what one node sends."""
 
-    __slots__ = ("_coder", "_interval_ms", "_paths", "_sealer")
+    __slots__ = ("_coder", "_paths", "_sealer")
 
-    def __init__(
-        self, coder: Coder, sealer: Sealer, paths: Paths, hello_interval_s: float
-    ) -> None:
+    def __init__(self, coder: Coder, sealer: Sealer, paths: Paths) -> None:
         self._coder = coder
         self._sealer = sealer
         self._paths = paths
-        self._interval_ms = round(hello_interval_s * 1000)
 
     def room(self, node: str, places: Sequence[int]) -> int:
         """A payload so large fits each of these links, with all that is around it."""
@@ -57,7 +54,4 @@ class Departure:
         ]
 
     def _named(self, hello: Hello, place: int) -> Hello:
-        paths = self._paths
-        beacon = paths.is_beacon(place)
-        way = Way(place, paths.room(place), self._interval_ms, beacon)
-        return replace(hello, way=way)
+        return replace(hello, way=self._paths.way(place))

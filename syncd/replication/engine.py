@@ -60,10 +60,7 @@ class ReplicationEngine:
         self.kernel_read = False  # was the kernel's table read once in full?
         self.sealer = Sealer(node, epoch, security or Security())
         self.paths = self.agreement.paths
-        self.departure = Departure(
-            *(self.agreement.coder, self.sealer, self.paths),
-            settings.hello_interval_s,
-        )
+        self.departure = Departure(self.agreement.coder, self.sealer, self.paths)
         self._switches = 0  # of the links, as far as they are in the log
         self._paths_at = now  # when the links are judged again
         self._filter = record_filter

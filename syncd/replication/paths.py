@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import combinations
 
+from syncd.replication.hello import Way
 from syncd.replication.settings import Settings
 
 _UNSAID = -1  # a peer of protocol 1.0 does not say by which link it sends
@@ -208,6 +209,11 @@ class Paths:
     def room(self, place: int) -> int:
         """What this node can take by this place, for the peers to know."""
         return self._links[place].frame_bytes
+
+    def way(self, place: int) -> Way:
+        """What a HELLO says of the link at this place that it leaves by."""
+        interval_ms = round(self.settings.hello_interval_s * 1000)
+        return Way(place, self.room(place), interval_ms, self.is_beacon(place))
 
     def hears(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """The places of each peer that we hear."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 from syncd.flows.own import Own
 from syncd.replication.comparison import DIFFERENT, Comparison
 from syncd.replication.frame import Coder, envelope_bytes
-from syncd.replication.hello import Ack, Hello, Service, Way
+from syncd.replication.hello import Ack, Hello, Service
 from syncd.replication.inbox import SATISFIED
 from syncd.replication.membership import Membership
 from syncd.replication.outbox import Outbox
@@ -21,8 +21,6 @@ from syncd.replication.refresh import Refresh
 from syncd.replication.roles import PRIMARY, Roles
 from syncd.replication.settings import RELIABLE, Settings
 
-_LONGEST_WAY = Way(via=255, room=65535, interval_ms=65535)
-_WAY_SLACK = 8  # bytes by which a shorter one may compress worse
 _SAID_LIMIT = 64  # sources that a log line was written for, of each reason
 _PATIENCE_LIMIT_S = 60.0  # of a slow peer
 _MESSAGES_LIMIT = 256  # log lines that wait to be taken
@@ -150,7 +148,8 @@ class Speaker:
     def hellos(self, reply: bool, now: float, room: int) -> list[tuple[int, Hello]]:
         """HELLO as one frame, or as several if `room` for a payload asks for it.
 
-        What each says of the link that it leaves by is put in then.
+        What each says of the link that it leaves by is put in when it leaves; with any
+        of these it has to fit, and compressed a shorter one may be longer.
         """
         hello = Hello(
             mode=self.settings.mode,
@@ -163,7 +162,6 @@ class Speaker:
             expectations=len(self.own.expectations),
             compare=self.comparison.asked,
             keys=self.key_ids,
-            way=_LONGEST_WAY,
             hears=self.paths.hears(),
             acks=self._twin_answer(),
         )
@@ -172,7 +170,7 @@ class Speaker:
                 if now - heard_at >= self.settings.silence_s:
                     del peer.candidates[epoch]
         known = [p for p in self.peers.values() if p.inbox.epoch or p.candidates]
-        return self._hellos_about(hello, known, room - _WAY_SLACK)
+        return self._hellos_about(hello, known, room)
 
     def _twin_answer(self) -> tuple[Ack, ...]:
         """For another node of our name, so that it can tell us from an old frame."""
@@ -198,7 +196,7 @@ class Speaker:
                 if peer.name in self.outbox.services
             ),
         )
-        while len(self.coder.pack_hello(full)) > room:
+        while self._longest(full) > room:
             if len(peers) > 1:
                 parts = peers[: len(peers) // 2], peers[len(peers) // 2 :]
                 return [
@@ -212,6 +210,12 @@ class Speaker:
             full = replace(full, acks=shorter)
         self.outbox.number += 1
         return [(self.outbox.number, full)]
+
+    def _longest(self, hello: Hello) -> int:
+        """Bytes of the largest of its copies."""
+        ways = [self.paths.way(place) for place in self.paths.usable]
+        copies = [replace(hello, way=way) for way in ways] or [hello]
+        return max(len(self.coder.pack_hello(copy)) for copy in copies)
 
     def take_messages(self) -> list[tuple[str, str]]:
         """Log lines since the last call: (level, text)."""

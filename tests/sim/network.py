@@ -10,6 +10,7 @@ can tell a changed byte of a body, and no such promise is made.
 """
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -63,6 +64,7 @@ class ModelNetwork:
         self.sealed = False
         self.listener: Listener | None = None  # an attacker, who hears everything
         self.datagrams = 0
+        self.sent: Counter[str] = Counter()  # datagrams of each node
         self.lost = 0
         self.damaged = 0
         self.bytes = 0
@@ -100,6 +102,7 @@ class ModelNetwork:
     def send(self, source: str, datagram: bytes, wire: int = 0) -> None:
         """To all others."""
         self.datagrams += 1
+        self.sent[source] += 1
         self.bytes += len(datagram)
         if self.listener is not None:
             self.listener(Parcel(datagram, source, wire))

@@ -6,6 +6,7 @@ receive, tick, send. Between a chunk's writing and its reading the kernel goes o
 the real one writes a chunk ahead.
 """
 
+import math
 import random
 from collections import deque
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from tests.sim.watch import Violation, Watch
 
 _FIRST: Place = (-1, b"")
 _AT_ONCE_LIMIT = 200  # sends at one instant before it counts as a busy loop
-_STORM_LIMIT = 5000  # wake-ups of one node within one virtual second
+_STORM_LIMIT = 5000  # wake-ups of one node within one second that no datagram caused
+_HELLOS_SLACK = 60  # in one second, of all that the pace of HELLOs does not count
 _SAME_S = 1e-9
 _SOCKET_OVERHEAD = 512  # bytes that the kernel accounts beside a small datagram
 
@@ -90,7 +92,8 @@ class SimulatedNode:
         self._dumped = False
         self._wake_at = 0.0
         self._second = 0
-        self._second_began_at = 0
+        self._woken = self._hellos = 0  # in this second, by itself
+        self._told_at = -math.inf
         network.join(name, self.arrive)
 
     @property
@@ -211,6 +214,7 @@ class SimulatedNode:
                 self._arrived_bytes += size
             return
         self._receive(parcel)
+        self._woken -= 1  # somebody else's fault, if it is one
         self._pump()
 
     def _receive(self, parcel: Parcel) -> None:
@@ -416,6 +420,7 @@ class SimulatedNode:
         self._count_wake_ups()
         for _ in range(_AT_ONCE_LIMIT):
             self.pumps += 1
+            self._woken += 1
             held = len(engine.own.flows.held)
             engine.tick(now)
             for key in engine.take_ended_elsewhere():
@@ -430,6 +435,8 @@ class SimulatedNode:
                 if wire in self._down:
                     raise Violation(f"{self.name} sends over a link that is down")
                 self._network.send(self.name, datagram, wire)
+            if not self.old:
+                self._count_hellos()
             due = engine.deadline()
             if due is None or due > now:
                 break
@@ -451,9 +458,20 @@ class SimulatedNode:
     def _count_wake_ups(self) -> None:
         second = int(self._clock.now)
         if second != self._second:
-            self._second, self._second_began_at = second, self.pumps
-        if self.pumps - self._second_began_at > _STORM_LIMIT:
+            self._second, self._woken, self._hellos = second, 0, 0
+        if self._woken > _STORM_LIMIT:
             raise Violation(f"{self.name} woke {_STORM_LIMIT} times in a second")
+
+    def _count_hellos(self) -> None:
+        """Whatever the others say, HELLOs keep their distance; those of 1.0 do not."""
+        told_at = self.running.agreement.told_at
+        if told_at == self._told_at:
+            return
+        self._told_at = told_at
+        self._hellos += 1
+        gap_s = self.settings.hello_gap_s * len(self.running.peers)
+        if self._hellos > _HELLOS_SLACK + 1.2 / max(gap_s, 0.001):
+            raise Violation(f"{self.name} said HELLO {self._hellos} times in a second")
 
     def _wake(self) -> None:
         if not self._paused and self._wake_at <= self._clock.now:

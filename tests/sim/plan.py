@@ -15,6 +15,8 @@ from tests.sim.network import Weather
 from tests.sim.node import Habits
 from tests.sim.workload import Pace
 
+_OLD_LIMIT = 3  # nodes of 1.0 in one run: more of them cause storms of HELLOs
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -105,7 +107,8 @@ def _special(rng: random.Random, plan: Plan) -> Plan:
             return replace(plan, settings=settings, settle_s=12.0)
         case 4 | 5 | 6 | 7 | 8 if plain and plan.security.mode == OFF:
             some = rng.randint(1, len(plan.nodes))
-            old = tuple(rng.sample(plan.nodes, some))
+            most = min(len(plan.nodes) - 1, _OLD_LIMIT)
+            old = tuple(rng.sample(plan.nodes, some))[:most]
             faults = tuple(f for f in plan.faults if not f.wire and f.what != "carrier")
             return replace(plan, old=old, wires=1, faults=faults)
         case _:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from syncd.replication.peer import Peer
 from syncd.replication.roles import sources
+from syncd.replication.seal import Security
 from syncd.replication.settings import Settings
 
 from tests.sim.cluster import Cluster
@@ -37,6 +38,9 @@ class Story(Cluster):
         weather: Weather = CALM,
         habits: Habits = Habits(),  # noqa: B008 - frozen
         settings: Settings = Settings(),  # noqa: B008 - frozen
+        security: Security = Security(),  # noqa: B008 - frozen
+        wires: int = 1,
+        old: tuple[str, ...] = (),
     ) -> None:
         super().__init__(
             Plan(
@@ -46,6 +50,9 @@ class Story(Cluster):
                 settings=settings,
                 paces=(pace,),
                 habits=(habits,),
+                security=security,
+                wires=wires,
+                old=old,
             )
         )
         self._opening = Opening(random.Random(seed), ports=20000, zones=0)
