@@ -59,6 +59,11 @@ class Listener:
         """
         return self._behind > 0
 
+    @property
+    def busy(self) -> bool:
+        """Is a dump being read, or more to be taken than one visit takes?"""
+        return self._reading.locked() or self.behind
+
     def start(self) -> None:
         """Begin to listen; the first visit also starts the first dump."""
         self._loop.call_soon(self._visit)
@@ -76,7 +81,7 @@ class Listener:
         batch = self._events.drain(_DRAIN_LIMIT)
         if batch:
             self._engine.kernel_events(batch, time.monotonic())
-        self._look_up()
+        self.look_up()
         lost = self._events.check_losses()
         if lost:
             self._lossy = True
@@ -119,7 +124,7 @@ class Listener:
             return 0.0
         return self._beat_s if count < _MANY else 2 * self._beat_s
 
-    def _look_up(self) -> bool:
+    def look_up(self) -> bool:
         """Ask for flows of which events and dumps do not tell all; were there any?"""
         keys = self._engine.take_lookups()
         if not keys:
@@ -163,11 +168,29 @@ class Listener:
                 if not complete:
                     engine.abort_dump()
             gone = engine.end_dump(time.monotonic())
-            while self._look_up():  # noqa: ASYNC110 - not a wait
+            while self.look_up():  # noqa: ASYNC110 - not a wait
                 await asyncio.sleep(0)
             self.resyncs += 1
             self._after()
             return gone
+
+    async def read_expectations(self) -> None:
+        """Dump the expectations: they change without an event."""
+        async with self._reading:
+            engine = self._engine
+            await self._drain_all()
+            engine.own.begin_review()
+            complete = False
+            try:
+                async for chunk in self._reader.dump("expectations"):
+                    engine.dump_part(chunk, time.monotonic())
+                await self._drain_all()
+                complete = True
+            finally:
+                if not complete:
+                    engine.own.abort_review()
+            engine.own.end_review()
+            self._after()
 
     async def catch_up(self) -> None:
         """Bring the own tables up to now: take what waits, heal what was lost."""

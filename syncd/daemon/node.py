@@ -23,6 +23,7 @@ from syncd.daemon.listener import Listener
 from syncd.daemon.operations import Operations
 from syncd.daemon.report import KernelReport, LinkReport, status_object
 from syncd.daemon.secrecy import read_security, warning
+from syncd.daemon.unspoken import Unspoken
 from syncd.daemon.warm import Warm
 from syncd.flows.filter import RecordFilter
 from syncd.kernel import host
@@ -78,6 +79,7 @@ class Node:
         self.listener = Listener(
             self.events, self.reader, self.engine, replication.beat_s, self.pump
         )
+        self.unspoken = Unspoken(self.listener, self.reader, self.engine)
         self.rejected: list[dict[str, int]] = [{} for _ in config.links]
         self.bundle = LinkBundle(config.links, self._received, self.pump)
         self.warm: Warm | None = None
@@ -110,6 +112,7 @@ class Node:
             self.listener.start()
             if self.warm is not None:
                 self.warm.start()
+            self.unspoken.start()
             _LOG.info("node %s is running", self.config.node.name)
             ready()
             await self.stopped.wait()
@@ -129,6 +132,7 @@ class Node:
                     await task
         if self.warm is not None:
             self.warm.close()
+        self.unspoken.close()
         self.listener.close()
         self.events.close()
         self.reader.close()

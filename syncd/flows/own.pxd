@@ -6,7 +6,7 @@ from syncd.flows.table cimport OwnTable
 from syncd.flows.zones cimport ZonedKeys
 
 cdef int _UPDATE, _NEW, _END, _DUMP, _SEQ_ADJUST
-cdef unsigned long long _SEQ_ADJ_BIT, _ADJUSTING_BITS, _TIMEOUT_BIT, _EARLY_END
+cdef unsigned long long _HELPED, _SEQ_ADJ_BIT, _ADJUSTING_BITS, _TIMEOUT_BIT, _EARLY_END
 
 cdef class Own:
     cdef public OwnTable flows, expectations
@@ -15,6 +15,9 @@ cdef class Own:
     cdef public Py_ssize_t ignored
     cdef ZonedKeys _zoned
     cdef set _announcing, _doubted, _told_expectations
+    cdef object _helped, _timers
+
+    cdef object _note(self, bytes key, bytes body, unsigned long long mask)
 
     @cython.locals(
         flows=OwnTable, planted=dict, uprooted=dict, bodies=dict, facts=dict,

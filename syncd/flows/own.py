@@ -12,6 +12,7 @@ is told to nobody: it is `uprooted`, and may be planted again.
 
 from collections.abc import Iterable, Sequence
 
+from syncd.flows.helped import Helped, Timers, is_rewritten
 from syncd.flows.masquerade import dies_with_address
 from syncd.flows.record import (
     BY_PROGRAM,
@@ -32,11 +33,10 @@ from syncd.flows.record import (
     merge,
     plain_key,
     with_zone,
-    zone_of,
 )
 from syncd.flows.rollcall import RollCall
 from syncd.flows.table import OwnTable
-from syncd.flows.zones import ZonedKeys
+from syncd.flows.zones import ZonedKeys, zone_of_original
 
 IPS_SEQ_ADJUST = 0x40  # include/uapi/linux/netfilter/nf_conntrack_common.h
 _SEQ_ADJ_BIT = 1 << CTA_SEQ_ADJ_ORIG
@@ -48,6 +48,7 @@ EARLY_END_S = 3.0  # in which a demotion may follow the address that left
 EARLY_SWEEP_S = 2.0  # the same for an end whose event was lost
 # C integers when compiled, where those of record.py are objects.
 _UPDATE, _NEW, _END, _DUMP, _SEQ_ADJUST = UPDATE, NEW, END, DUMP, IPS_SEQ_ADJUST
+_HELPED = _HELP_BIT
 _DISTURBED_LIMIT = 1 << 18  # keys that are remembered for the next commit
 
 
@@ -57,6 +58,8 @@ class Own:
     __slots__ = (
         "_announcing",
         "_doubted",
+        "_helped",
+        "_timers",
         "_told_expectations",
         "_zoned",
         "expectations",
@@ -82,12 +85,14 @@ class Own:
         # Flows, during a dump: who had their tuple later has ended, they may have too.
         self._doubted: set[bytes] = set()
         self._told_expectations: set[bytes] = set()  # CTA_IDs, by events during a dump
+        self._helped = Helped()
+        self._timers = Timers()
 
     def apply(self, records: Sequence[Record], now: float) -> None:
         """Take events and replies to GETs in the order in which they came."""
         flows, planted, uprooted = self.flows, self.planted, self.uprooted
-        bodies, facts, held = flows.bodies, flows.facts, flows.held
-        marks = flows.marks
+        bodies, facts = flows.bodies, flows.facts
+        held, marks = flows.held, flows.marks
         later: list[Record] = []
         if flows.touched is not None:
             self._note_touched(records)
@@ -110,15 +115,16 @@ class Own:
                 if held:
                     held.pop(key, None)
                 # STATUS stands behind REPLY; its lowest byte has SEQ_ADJUST.
-                if (
-                    mask & _ADJUSTING_BITS
-                    and body[body[0] + 7] & _SEQ_ADJUST
-                    and not mask & _SEQ_ADJ_BIT
+                if mask & _ADJUSTING_BITS and (
+                    (body[body[0] + 7] & _SEQ_ADJUST and not mask & _SEQ_ADJ_BIT)
+                    or is_rewritten(key, body, mask)
                 ):
                     self.lookups[key] = None
             elif kind == _NEW:
                 flows.put(key, body, ident, mask)
                 self._zoned.note(key, bodies)
+                if mask & _HELPED:
+                    self._helped.note(key, body, mask)
                 if planted or uprooted:
                     self._claim(key)
             elif kind > _DUMP:
@@ -134,13 +140,19 @@ class Own:
                     flows.ended(key, ident)
             else:
                 flows.refresh(record)
-                self._zoned.note(key, bodies)
+                self._note(key, body, mask)
         if flows.disturbed is not None:
             flows.disturbed.update([record[1] for record in records])
             if len(flows.disturbed) > _DISTURBED_LIMIT:
                 flows.disturbed = None
         if later:
             self._apply_expectations(later)
+
+    def _note(self, key: bytes, body: bytes, mask: int) -> None:
+        """What has to be known of a flow beside what its table keeps."""
+        self._zoned.note(key, self.flows.bodies)
+        if mask & _HELPED:
+            self._helped.note(key, body, mask)
 
     def plant(self, records: Iterable[tuple[bytes, bytes]]) -> None:
         """These records were written into this kernel for a peer: they are not own."""
@@ -214,11 +226,22 @@ class Own:
             elif record[0] == DUMP:
                 if record[1] in self._doubted or not self.flows.fill(record):
                     self.lookups[record[1]] = None
-                self._zoned.note(record[1], self.flows.bodies)
+                self._note(record[1], record[2], record[4])
             elif record[0] == EXP_DUMP and record[3] not in self._told_expectations:
                 zoned = self._in_zone(record)
                 self._end_others(record[1], zoned)
-                self.expectations.fill(zoned)
+                self._fill_expectation(zoned)
+
+    def _fill_expectation(self, record: Record) -> None:
+        """An expectation of a dump, in its zone: its timer may have been set anew."""
+        expectations = self.expectations
+        _, key, body, ident, mask = record
+        expectations.fill(record)
+        told = expectations.bodies.get(key)
+        if told is None or key in (expectations.touched or ()):
+            return  # an event has told since
+        if self._timers.moved(key, told, body):
+            expectations.put(key, body, ident, mask)
 
     def sweep(self, now: float, limit: int) -> bool:
         """End some of what the complete dump did not show; is there more to do?
@@ -259,6 +282,33 @@ class Own:
         self.flows.abort_dump()
         self.expectations.abort_dump()
 
+    @property
+    def unspoken(self) -> bool:
+        """Is there anything that may change without an event?"""
+        return bool(self._helped or self.expectations.bodies)
+
+    def ask_helped(self) -> None:
+        """Look up some of the flows that helpers may have rewritten."""
+        for master in self._helped.take_masters():
+            self._ask_masters(master)
+        self.lookups |= dict.fromkeys(self._helped.take_turn(self.flows.bodies))
+
+    def begin_review(self) -> None:
+        """A dump of the expectations alone starts; `fill` takes its parts."""
+        self._told_expectations.clear()
+        self.expectations.begin_dump()
+
+    def end_review(self) -> None:
+        """It is complete: end those that it did not show."""
+        while self.expectations.sweep(len(self.expectations) + 1):
+            pass
+        self.expectations.end_dump()
+        self._timers.forget_all_but(self.expectations.bodies)
+
+    def abort_review(self) -> None:
+        """It failed: nothing is swept."""
+        self.expectations.abort_dump()
+
     def _apply_expectations(self, records: Sequence[Record]) -> None:
         """Expectations after the flows: their masters are known by then."""
         expectations = self.expectations
@@ -278,10 +328,12 @@ class Own:
                 self._end_others(plain, record)
                 if record[0] == EXP_NEW:
                     # NAT of a helper changes the master's sequence adjustment
-                    # without an event (ctnetlink.md, section 8): read it now.
+                    # without an event (ctnetlink.md, section 8): read it now, and
+                    # once more, for it does so after it raised this event.
                     master = master_of(record[2])
                     self._claim(master)  # it talks here
                     self._ask_masters(master)
+                    self._helped.ask_soon(master)
                     if self.flows.touched is not None:
                         self._announcing.add(master)
                     expectations.put(key, record[2], record[3], record[4])
@@ -306,7 +358,7 @@ class Own:
         kind, key, body, ident, mask = record
         masters = list(self._zoned.masters(master_of(body), self.flows.bodies))
         helped = [m for m in masters if self.flows.facts[m][1] & _HELP_BIT]
-        zone = next((zone_of(m) for m in helped or masters), None)
+        zone = next((zone_of_original(m) for m in helped or masters), None)
         return (
             record if zone is None else (kind, with_zone(key, zone), body, ident, mask)
         )

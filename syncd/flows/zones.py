@@ -24,6 +24,18 @@ def plain_key(key: bytes) -> bytes:
     return key
 
 
+def zone_of_original(key: bytes) -> bytes | None:
+    """The 2 bytes of the zone in which the original direction of a flow is.
+
+    They find the flow, whether the other direction is in the same zone or in none.
+    """
+    plain = plain_key(key)
+    if plain == key:
+        return None
+    end = len(key) - _ZONE_BYTES
+    return key[end + 4 : end + 6]
+
+
 class ZonedKeys:
     """The flows that are in a zone, by their plain keys; forgets them by the way."""
 
