@@ -16,13 +16,15 @@ from syncd import keys
 from benchmark import measures, report
 from benchmark.daemons import Conntrackd, Daemon, Pair, Place, Syncd
 from benchmark.digest import measure_digest
+from benchmark.listing import measure_listing
 from benchmark.load import Load
 from benchmark.world import ADDRESSES, SYNC, World, is_root_of_machine
 
 MEASURES = (
     *("cpu", "plain", "latency", "rate", "memory", "resync", "commit"),
-    "digest",
+    *("digest", "show"),
 )
+_ALONE = frozenset({"digest", "show"})  # these need neither daemons nor the world
 _TABLE = frozenset({"memory", "resync", "commit"})
 KINDS: dict[str, type[Daemon]] = {kind.kind: kind for kind in (Conntrackd, Syncd)}
 
@@ -117,6 +119,13 @@ def _run(
     notes: list[str],
 ) -> None:
     """Fill `rounds`, so that what was measured survives an early end."""
+    if _ALONE.issuperset(options.only):
+        for number in range(options.rounds):
+            rounds.append({kind.kind: {} for kind in kinds})
+            for kind in kinds:
+                found = _alone(kind, options.flows, frozenset(options.only))
+                _note_figures(number, kind, rounds[-1][kind.kind], found)
+        return
     most = max(options.flows, int(max(options.rates) / 7 * options.life))
     with (
         tempfile.TemporaryDirectory(prefix="syncd-bench-") as directory,
@@ -141,20 +150,39 @@ def _run(
             rounds.append(figures)
             for kind in kinds:
                 figures[kind.kind] = {}
-                for name, value in _turn(trial, kind, frozenset(options.only)):
-                    figures[kind.kind][name] = value
-                    said = report.figure(name, value)
-                    print(f"round {number + 1}: {kind.kind:10} {said}", flush=True)
+                found = _turn(trial, kind, frozenset(options.only))
+                _note_figures(number, kind, figures[kind.kind], found)
         if invalid := world.invalid_packets():
             notes.append(f"{invalid} packets of the load were invalid")
+
+
+def _note_figures(
+    number: int,
+    kind: type[Daemon],
+    figures: measures.Figures,
+    found: Iterator[tuple[str, float]],
+) -> None:
+    for name, value in found:
+        figures[name] = value
+        said = report.figure(name, value)
+        print(f"round {number + 1}: {kind.kind:10} {said}", flush=True)
+
+
+def _alone(
+    kind: type[Daemon], flows: int, wanted: frozenset[str]
+) -> Iterator[tuple[str, float]]:
+    """What is measured without daemons."""
+    if "digest" in wanted and kind is Syncd:
+        yield from measure_digest(flows).items()
+    if "show" in wanted:
+        yield from measure_listing(kind.kind, flows).items()
 
 
 def _turn(
     trial: measures.Trial, kind: type[Daemon], wanted: frozenset[str]
 ) -> Iterator[tuple[str, float]]:
     """One daemon's turn: a fresh pair for each part, an empty world after it."""
-    if "digest" in wanted and kind is Syncd:
-        yield from measure_digest(trial.flows).items()
+    yield from _alone(kind, trial.flows, wanted)
     parts: list[Callable[[Pair], measures.Figures]] = []
     plain: Callable[[Pair], measures.Figures] = partial(_measure_plain, trial)
     if "plain" in wanted and kind is Syncd:

@@ -26,6 +26,9 @@ _UNITS = (  # how names begin; factor of display
     ("memory", "bytes/flow", 1.0),
     ("resync", "ms", 1000.0),
     ("commit", "ms", 1000.0),
+    ("list CPU", "us/flow", 1.0),
+    ("list memory", "MiB", 1.0),
+    ("list", "flows/s", 1.0),
     ("digest bytes", "bytes/flow", 1.0),
     ("digest", "us/change", 1.0),
 )

@@ -52,11 +52,9 @@ class Output:
             ktimestamp="ktimestamp" in words,
             labels=labels if "labels" in words or arguments.label else None,
         )
-        is_json = self._form == "json"
-        form = "text" if is_json else self._form
-        self._printer = view.Printer(form, wishes, self.filters)
-        self._sieve = view.Sieve(self.filters) if is_json else None
-        self._paint = Paint.choose(arguments.color, sys.stdout, plain=form != "text")
+        self._printer = view.Printer(self._form, wishes, self.filters)
+        plain = self._form != "text"
+        self._paint = Paint.choose(arguments.color, sys.stdout, plain=plain)
         self._counter = Counter(sys.stdout, sys.stderr)
 
     def is_full(self) -> bool:
@@ -67,11 +65,11 @@ class Output:
         self, messages: Sequence[bytes], more: Mapping[str, object] | None = None
     ) -> None:
         """Print a batch; `more` is what is known of it besides, for JSON."""
-        if self._sieve is None:
-            lines = self._printer.lines(messages)
-            self.malformed = self._printer.malformed
-        else:
-            lines = self._json_lines(self._sieve, messages, more or {})
+        before = self._printer.malformed
+        lines = self._printer.lines(messages)
+        self.malformed += self._printer.malformed - before
+        if more and self._form == "json":
+            lines = [_with_members(line, more) for line in lines]
         if self._limit is not None:
             lines = lines[: self._limit - self.shown]
         if self._dated and self._form in _WITH_MOMENT:
@@ -128,35 +126,21 @@ class Output:
         sys.stdout.write("".join(lines))
         self.shown += len(lines)
 
-    def _json_lines(
-        self,
-        sieve: view.Sieve,
-        messages: Sequence[bytes],
-        more: Mapping[str, object],
-    ) -> list[str]:
-        lines = []
-        for message in messages:
-            try:
-                if sieve.passes(message):
-                    described = {**view.describe_message(message), **more}
-                    lines.append(json.dumps(described, separators=(",", ":")))
-            except RecordError:
-                self.malformed += 1
-        return lines
-
     def _event_line(
         self, message: bytes, portid: int, program: str | None
     ) -> str | None:
-        by = {"portid": portid} | ({"program": program} if program else {})
-        if self._sieve is not None:
-            event: dict[str, object] = {"event": _event(message)}
-            if self._dated:
-                event["time"] = time.time_ns() / 1e9
-            more = event | (by if portid else {})
-            return next(iter(self._json_lines(self._sieve, [message], more)), None)
         line = self._printer.line(message)
         if line is None:
             return None
+        if self._form == "json":
+            event: dict[str, object] = {"event": _event(message)}
+            if self._dated:
+                event["time"] = time.time_ns() / 1e9
+            if portid:
+                event["portid"] = portid
+            if portid and program:
+                event["program"] = program
+            return _with_members(line, event)
         if portid and self._what == "flows":
             line += f" [USERSPACE] portid={portid}"
             line += f" progname={program}" if program else ""
@@ -192,6 +176,11 @@ def read_output(arguments: argparse.Namespace) -> tuple[str, frozenset[str]]:
         problem = f"--output save has no {', '.join(sorted(more))}: use save alone"
         raise ControlError(problem, status=2)
     return form, more
+
+
+def _with_members(line: str, more: Mapping[str, object]) -> str:
+    """The object of a line with more members."""
+    return f"{line[:-1]},{json.dumps(more, separators=(',', ':'))[1:]}"
 
 
 def _event(message: bytes) -> str:

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from syncd.errors import ControlError, RecordError
 from syncd.flows import view
-from syncd.flows.view import FILTERS, Sieve, read_filters
+from syncd.flows.view import FILTERS, Printer, read_filters
 
 Answer = dict[str, object]
 
@@ -175,7 +175,7 @@ def table_rows(
     Each is {"key", "body", "peer"} in hex with raw (the client filters), else the
     description of what passes the filters, with "peer".
     """
-    sieve = Sieve(read_filters(options))
+    printer = view.json_printer(read_filters(options))
     name = {} if peer is None else {"peer": peer}
     raw = options.get("raw") is True
     for key in tuple(bodies):
@@ -185,7 +185,7 @@ def table_rows(
         if raw:
             yield {"key": key.hex(), "body": body.hex(), **name}
             continue
-        row = _described(sieve, view.message_of(key, body))
+        row = _described(printer, view.message_of(key, body))
         if row is not None:
             yield row | name
 
@@ -194,24 +194,26 @@ def message_rows(
     messages: Iterable[bytes], options: Mapping[str, object]
 ) -> Iterator[Answer]:
     """The answers of `show --table kernel`: one for each message of a dump."""
-    sieve = Sieve(read_filters(options))
+    printer = view.json_printer(read_filters(options))
     raw = options.get("raw") is True
     for message in messages:
         if raw:
             yield {"message": message.hex()}
             continue
-        row = _described(sieve, message)
+        row = _described(printer, message)
         if row is not None:
             yield row
 
 
-def _described(sieve: Sieve, message: bytes) -> Answer | None:
+def _described(printer: Printer, message: bytes) -> Answer | None:
     try:
-        if not sieve.passes(message):
-            return None
-        return view.describe_message(message)
+        line = printer.line(message)
     except RecordError as error:
         return {"kind": "malformed", "problem": str(error)}
+    if line is None:
+        return None
+    described: Answer = json.loads(line)
+    return described
 
 
 def _shown(value: object) -> str:

@@ -16,20 +16,26 @@ CTA_MARK: Final = 8
 CTA_COUNTERS_ORIG: Final = 9  # the reply side follows
 CTA_USE: Final = 11
 CTA_ID: Final = 12
+CTA_MASTER: Final = 14
+CTA_SEQ_ADJ_ORIG: Final = 15  # the reply side follows
 CTA_SECMARK: Final = 17
 CTA_ZONE: Final = 18
 CTA_SECCTX: Final = 19
 CTA_TIMESTAMP: Final = 20
 CTA_LABELS: Final = 22
+CTA_SYNPROXY: Final = 24
 
 EXP_MASTER: Final = 1
 EXP_TUPLE: Final = 2
 EXP_MASK: Final = 3
 EXP_TIMEOUT: Final = 4
+EXP_ID: Final = 5
 EXP_HELPER: Final = 6
 EXP_ZONE: Final = 7
 EXP_FLAGS: Final = 8
 EXP_CLASS: Final = 9
+EXP_NAT: Final = 10
+EXP_FUNCTION: Final = 11
 
 TUPLE_IP: Final = 1
 TUPLE_PROTO: Final = 2

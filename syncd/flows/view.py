@@ -1,11 +1,12 @@
 """What a person sees of flows and expectations: the door to it.
 
-`describe` and `describe_message` give plain values, fit for JSON; a `Printer` makes the
-lines that conntrack and the kernel print, a `Sieve` says which messages a command's
-filters let pass. Rows of a table become messages by `message_of`.
+A `Printer` makes the lines that conntrack and the kernel print, and JSON; a `Sieve`
+says which messages a command's filters let pass. Rows of a table become messages by
+`message_of`. `describe`, `describe_message` and `line` are about one record alone.
 """
 
-from syncd.flows.description import Description, describe, describe_message
+import json
+
 from syncd.flows.printer import Printer, Sieve, message_of
 from syncd.flows.text import Clock, Wishes
 from syncd.flows.wanted import FILTERS, Filters, read_filters
@@ -22,13 +23,33 @@ __all__ = [
     "Wishes",
     "describe",
     "describe_message",
+    "json_printer",
     "line",
     "message_of",
     "read_filters",
 ]
 
+Description = dict[str, object]
+_TIMELESS = Wishes(Clock(lambda: 0, lambda _: ()))  # a body tells no times
+
 
 def line(key: bytes, body: bytes) -> str:
     """A table's entry as `conntrack -L` prints it; RecordError if it is none."""
-    wishes = Wishes(Clock(lambda: 0, lambda _: ()))  # a body tells no times
-    return Printer("text", wishes).line(message_of(key, body)) or ""
+    return Printer("text", _TIMELESS).line(message_of(key, body)) or ""
+
+
+def describe(key: bytes, body: bytes) -> Description:
+    """What a table's entry says; `key` and `body` as `flows.record` makes them."""
+    return describe_message(message_of(key, body))
+
+
+def describe_message(message: bytes) -> Description:
+    """What a whole netlink message says; RecordError if it is none."""
+    described = json.loads(Printer("json", _TIMELESS).line(message) or "{}")
+    assert isinstance(described, dict)
+    return described
+
+
+def json_printer(filters: Filters | None = None) -> Printer:
+    """For programs: one object a line, of those that are wanted."""
+    return Printer("json", _TIMELESS, filters)

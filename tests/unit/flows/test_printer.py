@@ -14,7 +14,7 @@ from tests.messages import Maker, varied
 SECOND_NS = 1_000_000_000
 CLOCK = Clock(lambda: 1_795_216_618 * SECOND_NS, time.gmtime)
 LABELS = {0: "zero", 2: "two", 9: "nine-9"}
-OUTPUTS = ("text", "xml", "save", "proc")
+OUTPUTS = ("text", "xml", "save", "proc", "json")
 WISHES = [
     Wishes(CLOCK, events, words, words, words, words, labels)
     for events, words, labels in product((False, True), (False, True), (None, LABELS))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from syncd.errors import RecordError
 from syncd.flows import nla
-from syncd.flows.description import describe, describe_message
+from syncd.flows.view import describe, describe_message
 
 DATA = Path(__file__).parents[2] / "data" / "ctnetlink"
 IPV4, IPV6 = b"\x02\0\0\0", b"\x0a\0\0\0"
