@@ -161,7 +161,8 @@ FILTERS = (
     *(("-s", "0.0.0.0/1"), ("-d", "8000::/1"), ("-m", "0x1/0x3"), ("-w", "3")),
     *(("--orig-zone", "3"), ("--reply-zone", "3"), ("-u", "ASSURED")),
     *(("-u", "UNREPLIED"), ("-u", "SEEN_REPLY"), ("-p", "132"), ("-p", "udplite")),
-    ("-p", "sctp", "--state", "ESTABLISHED"),
+    *(("-p", "sctp", "--state", "ESTABLISHED"), ("-p", "udp", "--any-nat")),
+    *(("-p", "tcp", "--src-nat"), ("-p", "tcp", "--src-nat", "--dst-nat")),
 )
 OURS = {
     "-p": "--proto",
@@ -358,6 +359,25 @@ def test_a_reader_that_has_enough_ends_it_quietly(
         assert child.wait(20) == 141
         assert child.stderr.read() == b""
         child.stderr.close()
+
+
+def test_events_that_were_lost_are_told(namespace: str, populace: Populace) -> None:
+    with inside(namespace):
+        child = subprocess.Popen(
+            [*SYNCD, "watch", "--buffer-size", "4 KiB"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            cwd=PROJECT,
+        )
+    assert child.stderr is not None
+    deadline = time.monotonic() + 20
+    while not listeners(namespace) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    populace.add(3000)
+    said = child.stderr.readline().decode()
+    stop(child)
+    child.stderr.close()
+    assert re.match(r"syncd: warning: \d+ events were lost, the socket's buffer", said)
 
 
 def test_on_a_terminal_the_words_are_the_same(
