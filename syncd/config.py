@@ -18,6 +18,8 @@ from syncd.errors import ConfigError
 from syncd.fingerprint import fingerprint
 from syncd.section import MIB, Section, shown
 
+ALL_MARKS: Final = (1 << 32) - 1
+ALL_LABELS: Final = (1 << 128) - 1
 DEFAULT_SOCKET: Final = "/run/syncd/syncd.sock"
 
 # Names of /etc/protocols that make sense behind a conntrack entry.
@@ -135,6 +137,9 @@ class CommitConfig:
     """How peers' flows are put into the kernel."""
 
     timeout: int | None = None  # Seconds for every flow; None is an estimate of each.
+    mark_mask: int = ALL_MARKS  # Bits of marks that are restored.
+    labels: bool = True  # Restore labels at all?
+    label_mask: int = ALL_LABELS  # Bits of labels that are restored, bit N for label N.
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,8 +306,12 @@ def _commit(section: Section) -> CommitConfig:
         else:
             rule = '"estimate" or whole seconds from 1 to 8589934'
             section.refuse("timeout", f"is {shown(value)}, must be {rule}")
+    mark_mask = section.whole("mark_mask", ALL_MARKS, 0, ALL_MARKS)
+    rule = 'hexadecimal digits such as "0x00ff", bit N for label N, at most 32'
+    label_mask = section.text("label_mask", f"{ALL_LABELS:#x}", rule, _is_label_mask)
+    labels = section.flag("labels", default=True)
     section.finish()
-    return CommitConfig(timeout)
+    return CommitConfig(timeout, mark_mask, labels, int(label_mask, 16))
 
 
 def _filter(section: Section) -> FilterConfig:
@@ -357,6 +366,10 @@ def _helper(value: object) -> str | None:
 
 def _is_name(value: str) -> bool:
     return 1 <= len(value) <= 64 and value.isprintable() and " " not in value
+
+
+def _is_label_mask(value: str) -> bool:
+    return re.fullmatch(r"(0x)?[0-9a-fA-F]{1,32}", value) is not None
 
 
 def _is_socket_path(value: str) -> bool:

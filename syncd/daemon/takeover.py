@@ -19,6 +19,7 @@ from syncd.daemon.warm import Warm
 from syncd.flows.batch import TimedRecord
 from syncd.flows.commit import CommitPlan, Result
 from syncd.flows.committed import SETTLED_S, Committed, Records
+from syncd.flows.masks import Masks
 from syncd.flows.selection import select
 from syncd.flows.table import Table
 from syncd.kernel import host
@@ -50,6 +51,7 @@ class Takeover:
         self._config = config
         self._warm = warm
         self._committed = Committed()
+        self._committed_by: CommitConfig | None = None
         self._adopting: asyncio.Task[None] | None = None
         self._forgetting: asyncio.TimerHandle | None = None
 
@@ -91,14 +93,20 @@ class Takeover:
         held: Mapping[bytes, bytes] = own.flows.bodies
         if own.flows.held:  # our kernel has forgotten these
             held = {key: held[key] for key in held.keys() - own.flows.held.keys()}
-        timeout_s = self._config().timeout
+        config = self._config()
+        timeout_s = config.timeout
+        if config != self._committed_by:  # other bits are wanted now
+            self._committed.forget()
+            self._committed_by = config
         wanted: Records = flows
         if timeout_s is None:
             disturbed = own.flows.disturbed
             wanted = self._committed.outstanding(flows, held, disturbed, began)
         own.flows.disturbed = set()
         self._check_space(wanted, held)
-        plan = CommitPlan(chain(wanted, expectations), held, timeout_s)
+        plan = CommitPlan(
+            chain(wanted, expectations), held, timeout_s, Masks.of(config)
+        )
         try:
             await carry_out(plan, self._requests)
         except BaseException:

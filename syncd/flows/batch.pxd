@@ -3,8 +3,11 @@ import cython
 
 ctypedef const unsigned char *octets
 
+cdef int _TIMEOUT
+
 cdef class Restorer:
     cdef object _fixed_timeout_s
+    cdef bytes _masks
     cdef dict _plain, _translated, _protoinfos, _doubted, _lenient, _timeouts, _shapes
 
     cpdef object timeout_s(self, bytes key, bytes body, elapsed_s)
@@ -26,8 +29,8 @@ cdef class Restorer:
     @cython.locals(
         messages=list, key=bytes, body=bytes, present=bytes, rest=bytes, there=bytes,
         mark=bytes, kept_mark=bytes, protoinfo=bytes, head=bytes, serial=bytes,
-        parts=tuple, ours=octets, theirs=octets, at=Py_ssize_t, end=Py_ssize_t,
-        size=Py_ssize_t, held_size=Py_ssize_t, elapsed_s=cython.double,
+        masks=bytes, parts=tuple, ours=octets, theirs=octets, at=Py_ssize_t,
+        end=Py_ssize_t, size=Py_ssize_t, held_size=Py_ssize_t, elapsed_s=cython.double,
     )
     cpdef list updates(self, records, held, sequence)
     cdef bytes _create_rarely(self, bytes key, bytes body, elapsed_s, bytes serial)

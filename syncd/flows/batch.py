@@ -15,13 +15,18 @@ from struct import Struct, iter_unpack
 
 from syncd.errors import RecordError
 from syncd.flows import nla
-from syncd.flows.record import CTA_NAT_DST, CTA_NAT_SRC, CTA_STATUS
+from syncd.flows.protoinfo import (
+    ESTABLISHED_TIMEOUT_S,
+    doubted_s,
+    is_lenient,
+    protoinfo_to_send,
+)
+from syncd.flows.record import CTA_NAT_DST, CTA_NAT_SRC, CTA_STATUS, CTA_TIMEOUT
 from syncd.flows.restore import (
     CONFIRMED,
     CREATE,
     CT_NEW,
     DST_NAT,
-    ESTABLISHED_TIMEOUT_S,
     EXCL,
     EXPECTED,
     FIXED_TIMEOUT,
@@ -35,11 +40,10 @@ from syncd.flows.restore import (
     SRC_NAT,
     be32,
     create,
-    doubted_s,
     estimate_s,
-    is_lenient,
+    has_fixed_timer,
+    is_expectation,
     nat_range,
-    protoinfo_to_send,
     refresh,
     remaining_s,
     same_content,
@@ -48,6 +52,7 @@ from syncd.flows.restore import (
 
 TimedRecord = tuple[bytes, bytes, float]  # Key, body, seconds since it was told.
 
+_TIMEOUT = CTA_TIMEOUT  # A C integer when compiled.
 _HEAD, _BE32 = Struct("<IHH"), Struct(">I").pack
 _IPPROTO_UDP = 17
 _CACHE_LIMIT = 65_536
@@ -72,6 +77,7 @@ class Restorer:
         "_doubted",
         "_fixed_timeout_s",
         "_lenient",
+        "_masks",
         "_plain",
         "_protoinfos",
         "_shapes",
@@ -79,10 +85,11 @@ class Restorer:
         "_translated",
     )
 
-    def __init__(self, fixed_timeout_s: int | None = None) -> None:
+    def __init__(self, fixed_timeout_s: int | None = None, masks: bytes = b"") -> None:
         if fixed_timeout_s is not None:
             fixed_timeout_s = min(fixed_timeout_s, 0xFFFF_FFFF)
         self._fixed_timeout_s = fixed_timeout_s
+        self._masks = masks  # Goes with each update, see `restore.update`.
         # Raw attribute -> what to send; STATUS with the header of the TIMEOUT after it.
         self._plain: dict[bytes, bytes] = {}
         self._translated: dict[bytes, tuple[bytes, int]] = {}
@@ -97,9 +104,11 @@ class Restorer:
 
     def timeout_s(self, key: bytes, body: bytes, elapsed_s: float) -> int:
         """The timeout to give to this record."""
-        if self._fixed_timeout_s is not None:
-            return self._fixed_timeout_s
-        return estimate_s(key, body, elapsed_s)
+        if self._fixed_timeout_s is None or (
+            not is_expectation(key) and has_fixed_timer(body)
+        ):
+            return estimate_s(key, body, elapsed_s)
+        return self._fixed_timeout_s
 
     def creates(self, records: Sequence[TimedRecord], sequence: int) -> list[bytes]:
         """Messages that create flows; related ones name their masters."""
@@ -179,7 +188,7 @@ class Restorer:
             key, body, elapsed_s = record
             ours, theirs, at = body, present, body[0] if body else 0
             size, held_size, end = len(body), len(present), at + 16
-            if size < end or held_size < end:
+            if size < end or held_size < end or theirs[at + 10] != _TIMEOUT:
                 append(self._refresh_rarely(record, present, serial))
                 continue
             left = timeouts(ours[at + 8 : end])
@@ -222,6 +231,7 @@ class Restorer:
     ) -> list[bytes]:
         """Messages that bring the kernel's flows, of the same tuples, up to date."""
         shapes, protoinfos = self._shapes.get, self._protoinfos.get
+        masks = self._masks
         messages: list[bytes] = []
         numbers = _serials(sequence, len(records))
         for (key, body, elapsed_s), present, (serial,) in zip(
@@ -246,19 +256,21 @@ class Restorer:
                 or (new ^ old) & NAT_BITS
                 or protoinfo is None
                 or len(rest) != len(there)  # It has what may have to be cleared.
+                or rest[:4] != there[:4]
                 or ours[:at] != theirs[:at]
+                or theirs[at + 10] != _TIMEOUT  # An offloaded flow has none.
+                or (stored := self._learn_timeout(ours[at + 8 : end])) is None
             ):
                 messages.append(b"")
                 continue
             left = self._fixed_timeout_s
             if left is None:
-                stored = self._learn_timeout(ours[at + 8 : end])
                 left = remaining_s(stored, elapsed_s, self._doubted.get(rest, 0))
             status = new & KEPT_BITS | old & (KEPT_BITS | EXPECTED) | CONFIRMED
-            length = 32 + len(key) + len(protoinfo) + len(mark)
+            length = 32 + len(key) + len(protoinfo) + len(mark) + len(masks)
             parts = (_STATUS_HEAD, _BE32(status), _TIMEOUT_HEAD, _BE32(left), protoinfo)
             head = _HEAD.pack(length, CT_NEW, REQUEST)
-            messages.append(b"".join((head, serial, key, *parts, mark)))
+            messages.append(b"".join((head, serial, key, *parts, mark, masks)))
         return messages
 
     def _create_rarely(
@@ -312,11 +324,12 @@ class Restorer:
         if raw[:4] != _STATUS_HEAD or timeout != _TIMEOUT_HEAD:
             return
         status = int.from_bytes(raw[4:], "big")
-        sent = be32(CTA_STATUS, status & KEPT_BITS | CONFIRMED) + _TIMEOUT_HEAD
-        if status & NAT_BITS:
-            self._translated[raw] = sent, status & NAT_BITS
-        else:
-            self._plain[raw] = sent
+        if not status & FIXED_TIMEOUT:  # Its timer is not estimated.
+            sent = be32(CTA_STATUS, status & KEPT_BITS | CONFIRMED) + _TIMEOUT_HEAD
+            if status & NAT_BITS:
+                self._translated[raw] = sent, status & NAT_BITS
+            else:
+                self._plain[raw] = sent
         # Those with a helper take the way through `restore`, which names it.
         if not status & (FIXED_TIMEOUT | HELPER):
             self._shapes[raw] = status & (KEPT_BITS | NAT_BITS | EXPECTED)

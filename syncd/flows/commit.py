@@ -12,29 +12,29 @@ can bring more work, and for good when all is done.
 
 The rules: masters go before related flows, expectations come last, each pass begins
 when the answers to the last one are in. A flow that the kernel holds alike only gets
-its timer set. What is refused is tried in another way by the table `_STEPS`, a few
+its timer set. What is refused is tried in another way by the table `STEPS`, a few
 times at most; whatever remains is counted by its reason, never raised.
 """
 
 import errno
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from itertools import islice
 
 from syncd.errors import RecordError
 from syncd.flows import restore, view
 from syncd.flows.batch import Restorer, TimedRecord
+from syncd.flows.masks import WHOLE, Masks
 from syncd.flows.nla import attributes
 from syncd.flows.reader import RecordReader
-from syncd.flows.record import (
-    CTA_HELP,
-    CTA_LABELS,
-    CTA_STATUS,
-    CTA_TIMEOUT,
-    CTA_TUPLE_MASTER,
-    EXPECTATION,
+from syncd.flows.record import CTA_STATUS, CTA_TUPLE_MASTER, EXPECTATION
+from syncd.flows.steps import (
+    CREATING,
+    EXPECTATION_REASONS,
+    EXPECTATION_STEPS,
+    STEPS,
+    Verb,
 )
 
 BATCH_MESSAGES = 512
@@ -43,47 +43,6 @@ TRIES = 8
 
 TABLE_FULL = "table full"
 MALFORMED = "malformed"
-MASTER_ABSENT = "master absent"
-MASTER_WITHOUT_HELPER = "master without helper"
-
-
-class Verb(Enum):
-    """What is asked about one record."""
-
-    CREATE = auto()
-    REFRESH = auto()  # only the timer
-    UPDATE = auto()
-    LOOK_UP = auto()
-    REPLACE = auto()  # delete what has its original tuple, then create
-    DISPLACE = auto()  # delete what has its reply tuple, then create
-
-
-_CREATING = (Verb.CREATE, Verb.REPLACE, Verb.DISPLACE)
-_UPDATING = (Verb.REFRESH, Verb.UPDATE)
-
-# What was asked and refused why -> what to ask next, without which attribute.
-_STEPS: dict[tuple[Verb, int], tuple[Verb, int]] = {
-    **{(verb, errno.EEXIST): (Verb.LOOK_UP, 0) for verb in _CREATING},
-    **{(verb, errno.ENOENT): (Verb.CREATE, CTA_TUPLE_MASTER) for verb in _CREATING},
-    **{(verb, errno.EOPNOTSUPP): (Verb.CREATE, CTA_HELP) for verb in _CREATING},
-    **{(verb, errno.ENOENT): (Verb.CREATE, 0) for verb in _UPDATING},
-    **{(verb, errno.EPERM): (verb, CTA_TIMEOUT) for verb in _UPDATING},
-    (Verb.UPDATE, errno.ENOSPC): (Verb.UPDATE, CTA_LABELS),
-    # Another helper than was thought.
-    **{(verb, errno.EOPNOTSUPP): (Verb.LOOK_UP, 0) for verb in _UPDATING},
-    **{(verb, errno.EBUSY): (Verb.LOOK_UP, 0) for verb in _UPDATING},
-    (Verb.LOOK_UP, errno.ENOENT): (Verb.DISPLACE, 0),
-    **{(verb, errno.ENOBUFS): (verb, 0) for verb in Verb},  # an answer was lost
-}
-_EXPECTATION_STEPS = {
-    (Verb.CREATE, errno.EEXIST): (Verb.UPDATE, 0),
-    (Verb.CREATE, errno.ENOBUFS): (Verb.CREATE, 0),
-    (Verb.UPDATE, errno.ENOBUFS): (Verb.UPDATE, 0),
-}
-_EXPECTATION_REASONS = {
-    errno.ENOENT: MASTER_ABSENT,
-    errno.EOPNOTSUPP: MASTER_WITHOUT_HELPER,
-}
 
 
 @dataclass(slots=True)
@@ -153,12 +112,14 @@ class CommitPlan:
         records: Iterable[TimedRecord],
         held: Mapping[bytes, bytes],
         timeout_s: int | None = None,
+        masks: Masks = WHOLE,
     ) -> None:
         self.result = Result()
         self._held = held
-        self._restorer = Restorer(timeout_s)
+        self._masks = masks
+        self._restorer = Restorer(timeout_s, masks.attributes)
         self._reader = RecordReader()
-        self._source: Iterator[TimedRecord] = iter(records)
+        self._source = iter(records) if masks.whole else masks.restored(records)
         self._first_pass = True
         self._fresh: list[TimedRecord] = []
         self._known: list[TimedRecord] = []
@@ -279,6 +240,7 @@ class CommitPlan:
     def _sort(self, records: list[TimedRecord]) -> None:
         """Put aside what a later pass is for; tell the known from the unknown."""
         held_of, first_pass = self._held.get, self._first_pass
+        masks = None if self._masks.whole else self._masks
         for record in records:
             key, body, _ = record
             try:
@@ -292,7 +254,7 @@ class CommitPlan:
                     self._fresh.append(record)
                 else:
                     self._known.append(record)
-                    self._known_held.append(held)
+                    self._known_held.append(masks.body(key, held) if masks else held)
             except IndexError:
                 self._fail(record, MALFORMED)
 
@@ -365,7 +327,11 @@ class CommitPlan:
         if verb is Verb.REFRESH:
             return [restore.refresh(key, timeout_s, sequence, held, leave_out)]
         if verb is Verb.UPDATE:
-            return [restore.update(key, body, timeout_s, sequence, held, leave_out)]
+            masks = self._masks.attributes
+            message = restore.update(
+                key, body, timeout_s, sequence, held, leave_out, masks
+            )
+            return [message]
         create = restore.create(key, body, timeout_s, sequence + 1, leave_out)
         if verb is Verb.REPLACE:
             return [restore.delete(key, sequence), create]
@@ -381,11 +347,11 @@ class CommitPlan:
         """Go the next step with it, or count it as failed."""
         key, body, _ = attempt.record
         expectation = restore.is_expectation(key)
-        if code == errno.ENOMEM and attempt.verb in _CREATING and not expectation:
+        if code == errno.ENOMEM and attempt.verb in CREATING and not expectation:
             self._table_is_full()
             self._fail(attempt.record, TABLE_FULL)
             return
-        steps = _EXPECTATION_STEPS if expectation else _STEPS
+        steps = EXPECTATION_STEPS if expectation else STEPS
         verb, without = steps.get((attempt.verb, code), (None, 0))
         if verb is Verb.LOOK_UP and attempt.looked_up and code == errno.EBUSY:
             verb, without = Verb.UPDATE, CTA_STATUS
@@ -396,7 +362,7 @@ class CommitPlan:
                 code = errno.EEXIST  # What the kernel said when it was last to create.
             reason = errno.errorcode.get(code, str(code))
             if expectation:
-                reason = _EXPECTATION_REASONS.get(code, reason)
+                reason = EXPECTATION_REASONS.get(code, reason)
             self._fail(attempt.record, reason, text)
         elif self._full and verb is Verb.CREATE:
             self._fail(attempt.record, TABLE_FULL)
@@ -435,14 +401,14 @@ class CommitPlan:
             record = batch.records[index]
             if key == record[0]:
                 self._known.append(record)
-                self._known_held.append(held)
+                self._known_held.append(self._masks.body(key, held))
             else:
                 self._try(Attempt(record, Verb.REPLACE), Verb.REPLACE)
 
     def _differs(self, attempt: Attempt, held: bytes) -> None:
         """The kernel's entry is `held`, of the same key."""
-        _, body, _ = attempt.record
-        attempt.held = held
+        key, body, _ = attempt.record
+        attempt.held = held = self._masks.body(key, held)
         try:
             if not restore.same_tuples(body, held):
                 self._try(attempt, Verb.REPLACE)

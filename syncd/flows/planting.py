@@ -10,7 +10,7 @@ from collections.abc import Container, Mapping, Sequence
 from syncd.errors import RecordError
 from syncd.flows import nla
 from syncd.flows.batch import Restorer, TimedRecord
-from syncd.flows.commit import Attempt, Batch, CommitPlan, Verb
+from syncd.flows.commit import Attempt, Batch, CommitPlan
 from syncd.flows.reader import RecordReader
 from syncd.flows.record import (
     CTA_PROTOINFO,
@@ -21,6 +21,7 @@ from syncd.flows.record import (
     CTA_PROTOINFO_TCP_WSCALE_REPLY,
 )
 from syncd.flows.restore import same_content
+from syncd.flows.steps import Verb
 
 IN_THE_WAY = "another flow in the way"
 

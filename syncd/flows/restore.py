@@ -3,15 +3,16 @@
 In: key and body of a record (the kernel's own attribute bytes). Out: whole netlink
 messages that create, update, delete or look up that flow or expectation. The rules:
 
-- STATUS keeps SEEN_REPLY, ASSURED and HELPER, plus CONFIRMED. EXPECTED stays away from
-  a create (the master sets it) and must stay as it is in an update.
+- STATUS keeps SEEN_REPLY, ASSURED and HELPER, plus CONFIRMED, and FIXED_TIMEOUT with
+  just the time that is left (`has_fixed_timer`). EXPECTED stays away from a create (the
+  master sets it) and must stay as it is in an update.
 - TCP: state and window scale as they are; of the flags only window scale, sack and
   close-init, plus BE_LIBERAL, because this kernel has not seen the packets in flight.
   The scale of a client that has not been answered takes a detour (`protoinfo_to_send`).
 - A translated flow is created from its untranslated reply tuple plus NAT ranges that
   lead back to the real one: the kernel sets its NAT bits only if a range changes it.
 - GRE gets FIXED_TIMEOUT and a long timer: an injected entry has per-flow timers of 0
-  and would end with its first packet. Nothing else gets it, it cannot be cleared.
+  and would end with its first packet. The bit cannot be cleared.
 - A timer is what is left of the stored one, unless that is not the real one: packets
   refresh timers, and ACKs restore those of TCP, without an event (`remaining_s`).
 - Everything else passes through; no message names an ID of another kernel.
@@ -22,6 +23,12 @@ from struct import Struct
 
 from syncd.errors import RecordError
 from syncd.flows import nla
+from syncd.flows.protoinfo import (
+    ESTABLISHED_TIMEOUT_S,
+    doubted_s,
+    is_lenient,
+    protoinfo_to_send,
+)
 from syncd.flows.record import (
     CTA_EXPECT_CLASS,
     CTA_EXPECT_FLAGS,
@@ -48,10 +55,6 @@ from syncd.flows.record import (
     CTA_PROTO_ICMPV6_ID,
     CTA_PROTO_SRC_PORT,
     CTA_PROTOINFO,
-    CTA_PROTOINFO_TCP,
-    CTA_PROTOINFO_TCP_FLAGS_ORIGINAL,
-    CTA_PROTOINFO_TCP_FLAGS_REPLY,
-    CTA_PROTOINFO_TCP_STATE,
     CTA_PROTONAT_PORT_MAX,
     CTA_PROTONAT_PORT_MIN,
     CTA_SEQ_ADJ_ORIG,
@@ -71,7 +74,8 @@ from syncd.flows.record import (
 
 # include/uapi/linux/netfilter/nf_conntrack_common.h
 EXPECTED, CONFIRMED, SRC_NAT, DST_NAT = 0x1, 0x8, 0x10, 0x20
-FIXED_TIMEOUT, NAT_BITS, HELPER, KEPT_BITS = 0x400, 0x30, 0x2000, 0x2006
+FIXED_TIMEOUT, HELPER, NAT_CLASH = 0x400, 0x2000, 0x1000
+NAT_BITS, KEPT_BITS = 0x30, 0x2006
 
 REQUEST, EXCL, CREATE = 0x1, 0x200, 0x400
 CT_NEW, CT_GET, CT_DELETE = 0x100, 0x101, 0x102
@@ -80,9 +84,6 @@ EXP_NEW, EXP_GET, EXP_DELETE = 0x200, 0x201, 0x202
 GRE_TIMEOUT_S = 432_000
 OFFLOADED_TIMEOUT_S = 300
 REFRESH_FLOOR_S = 60
-# net/netfilter/nf_conntrack_proto_tcp.c: tcp_timeouts[TCP_CONNTRACK_ESTABLISHED], and
-# those of UNACK and RETRANS, which are the same.
-ESTABLISHED_TIMEOUT_S, IN_FLIGHT_TIMEOUT_S = 432_000, 300
 LARGEST_RECORD = 4096
 
 _HEADER, _BE32 = Struct("<IHHII"), Struct(">I")
@@ -104,7 +105,7 @@ _SENT_TO_UPDATE = (
     CTA_SEQ_ADJ_REPLY,
     CTA_SYNPROXY,
 )
-_SENT_ONCE = (CTA_LABELS, CTA_SEQ_ADJ_ORIG, CTA_SEQ_ADJ_REPLY)
+_SENT_ONCE = (CTA_SEQ_ADJ_ORIG, CTA_SEQ_ADJ_REPLY, CTA_SYNPROXY)
 _SENT_TO_EXPECT = (
     CTA_EXPECT_MASTER,
     CTA_EXPECT_NAT,
@@ -113,12 +114,6 @@ _SENT_TO_EXPECT = (
     CTA_EXPECT_HELP_NAME,
     CTA_EXPECT_FN,
 )
-_TCP_FLAGS = (CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, CTA_PROTOINFO_TCP_FLAGS_REPLY)
-# Flags in include/uapi/linux/netfilter/nf_conntrack_tcp.h: window scale, sack,
-# close-init; 0x20 (MAXACK_SET) would have later resets classified invalid.
-_TCP_KEPT_FLAGS, _TCP_BE_LIBERAL, _TCP_FLAGS_MASK = 0x07, 0x08, 0x0F
-_TCP_WINDOW_SCALE, _TCP_DATA_UNACKNOWLEDGED = 0x01, 0x10
-_TCP_SYN_SENT, _TCP_ESTABLISHED = 1, 3
 _SWAPPED_ENDS = (
     (CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT),
     (CTA_PROTO_DST_PORT, CTA_PROTO_SRC_PORT),
@@ -126,7 +121,7 @@ _SWAPPED_ENDS = (
     (CTA_PROTO_ICMPV6_ID, CTA_PROTO_ICMPV6_ID),
 )
 _TUPLE_TYPES = (b"\x01\x80", b"\x02\x80")
-NO_MARK = ZEROS[CTA_MARK]
+NO_MARK, NO_LABELS = ZEROS[CTA_MARK], nla.tlv(CTA_LABELS, bytes(16))
 
 
 def is_expectation(key: bytes) -> bool:
@@ -155,32 +150,27 @@ def remaining_s(stored_s: int | None, elapsed_s: float, doubted_s: int = 0) -> i
     return left_s if left_s >= max(stored_s / 2, REFRESH_FLOOR_S) else stored_s
 
 
-def doubted_s(protoinfo: bytes) -> int:
-    """Up to which stored timeout this PROTOINFO is not to be believed; 0: believe all.
-
-    While data is in flight, is sent again or meets a window of 0, the kernel gives an
-    established connection 300 s (`nf_conntrack_tcp_packet` in
-    net/netfilter/nf_conntrack_proto_tcp.c: `tcp_timeout_unacknowledged` with
-    IP_CT_TCP_FLAG_DATA_UNACKNOWLEDGED, or `tcp_timeout_max_retrans`); the ACK restores
-    432 000 s without an event. An event in between, as of a new mark, tells the 300 s
-    and only a change of state comes with PROTOINFO (`ctnetlink_conntrack_event`), so
-    the flag may be missing: then 300 s and less are doubted, with it all that is short.
-    """
-    tcp = _tcp_parts(protoinfo) or {}
-    if _octet(tcp, CTA_PROTOINFO_TCP_STATE) != _TCP_ESTABLISHED:
-        return 0
-    flags = _octet(tcp, _TCP_FLAGS[0]) | _octet(tcp, _TCP_FLAGS[1])
-    in_flight = flags & _TCP_DATA_UNACKNOWLEDGED
-    return ESTABLISHED_TIMEOUT_S if in_flight else IN_FLIGHT_TIMEOUT_S
-
-
 def estimate_s(key: bytes, body: bytes, elapsed_s: float) -> int:
     """`remaining_s` of a record, whatever its kind and layout."""
     stored_s = stored_timeout_s(key, body)
     if is_expectation(key):
         return remaining_s(stored_s, elapsed_s)
+    if stored_s is not None and has_fixed_timer(body):
+        return max(stored_s - int(elapsed_s), 1)
     protoinfo = nla.attributes(body).get(CTA_PROTOINFO, b"")
     return remaining_s(stored_s, elapsed_s, doubted_s(protoinfo) if protoinfo else 0)
+
+
+def has_fixed_timer(body: bytes) -> bool:
+    """Does no packet refresh the timer of this flow, because somebody wanted it so?
+
+    Of GRE the bit is ours; with NAT_CLASH it is the kernel's, on a flow of one second.
+    """
+    status = status_word(nla.attributes(body))
+    if status & (FIXED_TIMEOUT | NAT_CLASH) != FIXED_TIMEOUT:
+        return False
+    at = 32 if body[10:11] == bytes((CTA_IP_V4_SRC,)) else 56  # reply's protocol
+    return body[at : at + 1] != bytes((_IPPROTO_GRE,))
 
 
 def create(
@@ -200,6 +190,8 @@ def create(
     status, bits = status_word(attributes), CONFIRMED
     if _number(key) == _IPPROTO_GRE:
         timeout_s, bits = GRE_TIMEOUT_S, CONFIRMED | FIXED_TIMEOUT
+    elif has_fixed_timer(body):
+        bits |= FIXED_TIMEOUT
     reply, ranges = untranslate(key, attributes[CTA_TUPLE_REPLY], status)
     parts = [key, reply, be32(CTA_STATUS, status & KEPT_BITS | bits)]
     parts.append(be32(CTA_TIMEOUT, timeout_s))
@@ -214,6 +206,7 @@ def update(
     sequence: int,
     held: bytes = b"",
     leave_out: int = 0,
+    masks: bytes = b"",
 ) -> bytes:
     """Bring the kernel's record to the state of `body`; ENOENT if it is not there.
 
@@ -221,7 +214,8 @@ def update(
     EXPECTED must be as it is there. No NAT and no MASTER: the kernel would refuse.
     HELP only if it is there: it has the helper pick up the conversation anew (see
     `refresh`). No TIMEOUT for GRE: FIXED_TIMEOUT forbids it. A refused message may
-    still have changed the entry.
+    still have changed the entry. `masks` are the attributes that say which bits of mark
+    and labels are meant.
     """
     if is_expectation(key):
         return _expect(key, body, timeout_s, sequence, REQUEST | CREATE)
@@ -233,6 +227,10 @@ def update(
         status = status & ~EXPECTED | present & (KEPT_BITS | EXPECTED)
         if present & FIXED_TIMEOUT:
             leave_out |= 1 << CTA_TIMEOUT
+    if has_fixed_timer(body):
+        status |= FIXED_TIMEOUT
+    if CTA_LABELS in there:
+        attributes.setdefault(CTA_LABELS, NO_LABELS)
     parts = [key]
     if CTA_STATUS in attributes and not leave_out >> CTA_STATUS & 1:
         parts.append(be32(CTA_STATUS, status))
@@ -242,7 +240,7 @@ def update(
     if CTA_HELP in there:
         parts += _passed(attributes, (CTA_HELP,), leave_out)
     parts.append(attributes.get(CTA_MARK, NO_MARK if CTA_MARK in there else b""))
-    return _message(CT_NEW, REQUEST, sequence, *parts)
+    return _message(CT_NEW, REQUEST, sequence, *parts, masks)
 
 
 def refresh(
@@ -310,7 +308,10 @@ def same_tuples(body: bytes, held: bytes) -> bool:
 def same_content(body: bytes, held: bytes) -> bool:
     """Is there nothing in the body, but for its timer, that an update would change?"""
     ours, theirs = nla.attributes(body), nla.attributes(held)
-    if status_word(ours) & KEPT_BITS & ~status_word(theirs):
+    wanted = status_word(ours) & KEPT_BITS
+    if has_fixed_timer(body):
+        wanted |= FIXED_TIMEOUT
+    if wanted & ~status_word(theirs):
         return False
     if CTA_PROTOINFO in ours and (
         CTA_PROTOINFO not in theirs
@@ -318,9 +319,11 @@ def same_content(body: bytes, held: bytes) -> bool:
         != protoinfo_to_send(theirs[CTA_PROTOINFO])
     ):
         return False
-    if ours.get(CTA_MARK, NO_MARK) != theirs.get(CTA_MARK, NO_MARK):
-        return False
-    return all(ours[kind] == theirs.get(kind) for kind in _SENT_ONCE if kind in ours)
+    return (
+        ours.get(CTA_MARK, NO_MARK) == theirs.get(CTA_MARK, NO_MARK)
+        and ours.get(CTA_LABELS, NO_LABELS) == theirs.get(CTA_LABELS, NO_LABELS)
+        and all(ours[kind] == theirs.get(kind) for kind in _SENT_ONCE if kind in ours)
+    )
 
 
 def stored_timeout_s(key: bytes, body: bytes) -> int | None:
@@ -376,53 +379,9 @@ def nat_range(kind: int, minimum: int, address: bytes, port: bytes | None) -> by
     return nla.nested(kind, *parts)
 
 
-def protoinfo_to_send(raw: bytes) -> bytes:
-    """CTA_PROTOINFO with the TCP flags that fit a kernel that joins in late.
-
-    The kernel stores window scales only if both ends have announced theirs. When the
-    client alone has spoken, its scale would be lost for ever: the server's flag is set
-    too, which the kernel clears when it sees what the server's SYN says
-    (`tcp_init_sender` in net/netfilter/nf_conntrack_proto_tcp.c).
-    """
-    tcp = _tcp_parts(raw)
-    if tcp is None:
-        return raw
-    announced = 0
-    if _octet(tcp, CTA_PROTOINFO_TCP_STATE) == _TCP_SYN_SENT:
-        announced = _octet(tcp, _TCP_FLAGS[0]) & _TCP_WINDOW_SCALE
-    for kind in _TCP_FLAGS:
-        if kind in tcp:
-            flags = _octet(tcp, kind) & _TCP_KEPT_FLAGS | announced
-            tcp[kind] = nla.tlv(kind, bytes((flags | _TCP_BE_LIBERAL, _TCP_FLAGS_MASK)))
-    return nla.nested(CTA_PROTOINFO, nla.nested(CTA_PROTOINFO_TCP, *tcp.values()))
-
-
-def is_lenient(protoinfo: bytes) -> bool:
-    """Does the kernel take whatever sequence numbers this TCP connection has?"""
-    tcp = _tcp_parts(protoinfo)
-    if tcp is None:
-        return True
-    flags = (_octet(tcp, kind) for kind in _TCP_FLAGS if kind in tcp)
-    return all(octet & _TCP_BE_LIBERAL for octet in flags)
-
-
 def _helper(attributes: dict[int, bytes]) -> bytes:
     """The name in CTA_HELP, b"" if there is none."""
     return nla.values(attributes.get(CTA_HELP, b"")[4:]).get(CTA_HELP_NAME, b"")
-
-
-def _tcp_parts(protoinfo: bytes) -> dict[int, bytes] | None:
-    """The attributes of CTA_PROTOINFO_TCP; None if it is about something else."""
-    for kind, _, start, end in nla.walk(protoinfo, 4, len(protoinfo)):
-        if kind != CTA_PROTOINFO_TCP:
-            return None
-        return nla.attributes(protoinfo, start, end)
-    return {}
-
-
-def _octet(attributes: dict[int, bytes], kind: int) -> int:
-    """The first byte of a value, 0 if there is none."""
-    return int.from_bytes(attributes.get(kind, b"")[4:5], "big")
 
 
 def status_word(attributes: dict[int, bytes]) -> int:

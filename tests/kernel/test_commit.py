@@ -4,13 +4,15 @@ import asyncio
 from collections.abc import Iterable, Mapping
 
 import pytest
-from syncd.flows import nla, restore
+from syncd.flows import nla, protoinfo, restore
 from syncd.flows.batch import TimedRecord
 from syncd.flows.commit import TABLE_FULL, CommitPlan, Result
+from syncd.flows.masks import WHOLE, Masks
 from syncd.flows.reader import RecordReader
 from syncd.flows.record import (
     CTA_EXPECT_TIMEOUT,
     CTA_LABELS,
+    CTA_MARK,
     CTA_PROTOINFO,
     CTA_STATUS,
     CTA_SYNPROXY,
@@ -49,8 +51,9 @@ def _commit(
     requests: RequestSocket,
     records: Iterable[TimedRecord],
     held: Mapping[bytes, bytes] | None = None,
+    masks: Masks = WHOLE,
 ) -> Result:
-    plan = CommitPlan(records, held or {}, timeout_s=600)
+    plan = CommitPlan(records, held or {}, timeout_s=600, masks=masks)
     asyncio.run(carry_out(plan, requests))
     return plan.result
 
@@ -87,9 +90,9 @@ def _comparable(key: bytes, body: bytes) -> dict[int, bytes | int]:
     if not status & restore.NAT_BITS:
         status &= ~_NULL_BINDING
     attributes[CTA_STATUS] = status & ~_FIXED_TIMEOUT
-    protoinfo = nla.attributes(body).get(CTA_PROTOINFO)
-    if protoinfo is not None:
-        attributes[CTA_PROTOINFO] = _as_stored(restore.protoinfo_to_send(protoinfo))
+    raw = nla.attributes(body).get(CTA_PROTOINFO)
+    if raw is not None:
+        attributes[CTA_PROTOINFO] = _as_stored(protoinfo.protoinfo_to_send(raw))
     return attributes
 
 
@@ -220,6 +223,90 @@ def test_labels_are_left_out_where_no_rule_uses_them(lab: Lab) -> None:
         assert CTA_LABELS not in nla.attributes(held[record[0]])
     finally:
         requests.close()
+
+
+def _marked(mark: int, labels: int) -> TimedRecord:
+    key, body, _ = _record(_vector("tcp4_close"))
+    if labels:
+        body += nla.tlv(CTA_LABELS, labels.to_bytes(16, "little"))
+    return key, body + (restore.be32(CTA_MARK, mark) if mark else b""), 0.0
+
+
+def _bits(requests: RequestSocket, key: bytes) -> tuple[int, int]:
+    values = nla.values(_dump(requests)[key])
+    return (
+        int.from_bytes(values.get(CTA_MARK, b""), "big"),
+        int.from_bytes(values.get(CTA_LABELS, b""), "little"),
+    )
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_marks_and_labels_become_those_of_the_owner(
+    requests: RequestSocket, known: bool
+) -> None:
+    """Whatever a stale entry has, and also if the owner has none any more."""
+    for bits in ((7, 1), (0, 1 << 127), (0xFFFFFFFF, 6), (0, 0), (0, 3), (1, 0)):
+        record = _marked(*bits)
+        held = _dump(requests) if known else {}
+        result = _commit(requests, [record], held)
+        assert (result.failures, _bits(requests, record[0])) == (0, bits)
+        again = _commit(requests, [record], _dump(requests) if known else {})
+        assert again.unchanged == 1
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_bits_outside_of_the_masks_are_left_to_this_kernel(
+    requests: RequestSocket, known: bool
+) -> None:
+    masks, record = Masks(0xFF00, 0xF0), _marked(0x1234, 0x55)
+    assert _commit(requests, [record], masks=masks).created == 1
+    assert _bits(requests, record[0]) == (0x1200, 0x50)
+    _commit(requests, [_marked(0x5678, 0xAA)])
+    for told, wanted in (
+        ((0x1234, 0x55), (0x1278, 0x5A)),
+        ((0x0034, 0x05), (0x0078, 0x0A)),
+        ((0, 0), (0x0078, 0x0A)),
+    ):
+        record = _marked(*told)
+        for _ in range(2):
+            held = _dump(requests) if known else {}
+            result = _commit(requests, [record], held, masks)
+            assert (result.failures, _bits(requests, record[0])) == (0, wanted)
+        assert result.unchanged == 1
+
+
+def test_labels_that_are_switched_off_are_neither_set_nor_cleared(
+    requests: RequestSocket,
+) -> None:
+    masks, record = Masks(label_mask=0), _marked(7, 5)
+    assert _commit(requests, [record], masks=masks).created == 1
+    assert _bits(requests, record[0]) == (7, 0)
+    _commit(requests, [_marked(7, 2)])
+    assert _commit(requests, [_marked(9, 5)], masks=masks).updated == 1
+    assert _bits(requests, record[0]) == (9, 2)
+
+
+def test_a_timer_that_no_packet_refreshes_goes_on_as_it_was(
+    requests: RequestSocket,
+) -> None:
+    """Somebody set FIXED_TIMEOUT; the time that is left is what counts."""
+    key, body, _ = _record(_vector("udp4"))
+    status = nla.attributes(body)[CTA_STATUS]
+    timeout = nla.attributes(body)[CTA_TIMEOUT]
+    fixed = body.replace(status, restore.be32(CTA_STATUS, 0x40E)).replace(
+        timeout, restore.be32(CTA_TIMEOUT, 500)
+    )
+    for there in (None, body):
+        if there is not None:
+            assert _commit(requests, [(key, there, 0.0)]).created == 1
+        for _ in range(2):
+            assert _commit(requests, [(key, fixed, 400.0)]).failures == 0
+            found = _dump(requests)[key]
+            assert restore.status_word(nla.attributes(found)) & _FIXED_TIMEOUT
+            left = restore.stored_timeout_s(key, found)
+            assert left is not None
+            assert 90 < left <= 100
+        requests.send([restore.delete(key, 1)])
 
 
 def test_gre_keeps_its_fixed_timer_when_it_is_committed_again(

@@ -8,6 +8,7 @@ from syncd import config
 from syncd.config import Choice, Config, load, parse
 from syncd.config_link import LinkConfig
 from syncd.errors import ConfigError
+from syncd.flows.masks import Masks
 
 LEAST = """
 [node]
@@ -127,6 +128,10 @@ def test_a_syntax_error_names_the_line() -> None:
         ("kernel", "reliable_events", "1", "true or false"),
         ("commit", "timeout", '"soon"', '"estimate" or whole seconds'),
         ("commit", "timeout", "-1", '"estimate" or whole seconds'),
+        ("commit", "mark_mask", "0x100000000", "a number from 0 to 4294967295"),
+        ("commit", "label_mask", '"0x1_0"', "hexadecimal digits"),
+        ("commit", "label_mask", '"all"', "hexadecimal digits"),
+        ("commit", "labels", '"no"', "true or false"),
         ("filter", "protocols", '{ accept = ["foo"] }', "names such as tcp"),
         ("filter", "protocols", "{ accept = [256] }", "names such as tcp"),
         ("filter", "protocols", "{ accept = [] }", "must be a list"),
@@ -161,6 +166,18 @@ def test_sizes_are_bytes_or_have_a_unit() -> None:
     for text, size in (('"64 KiB"', 65536), ('"1MiB"', 1 << 20), ("20000", 20000)):
         read = parse(f"{LEAST}[kernel]\nreceive_buffer = {text}\n", "f")
         assert read.kernel.receive_buffer == size
+
+
+def test_masks_are_whole_unless_something_else_is_said() -> None:
+    def commit(text: str) -> tuple[int, int]:
+        masks = Masks.of(parse(f"{LEAST}[commit]\n{text}\n", "f.toml").commit)
+        return masks.mark_mask, masks.label_mask
+
+    marks, labels = config.ALL_MARKS, config.ALL_LABELS
+    assert commit("") == (0xFFFFFFFF, (1 << 128) - 1) == (marks, labels)
+    assert commit("mark_mask = 0xff00") == (0xFF00, labels)
+    assert commit('label_mask = "0x8001"') == (marks, 0x8001)
+    assert commit('label_mask = "8001"\nlabels = false') == (marks, 0)
 
 
 def test_a_filter_holds_numbers_and_networks() -> None:

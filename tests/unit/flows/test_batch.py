@@ -1,7 +1,7 @@
 """The hot path says the same as `restore`, flow by flow."""
 
 import pytest
-from syncd.flows import nla, restore
+from syncd.flows import nla, protoinfo, restore
 from syncd.flows.batch import Restorer
 from syncd.flows.record import CTA_MARK, CTA_PROTOINFO, CTA_STATUS, CTA_TIMEOUT
 
@@ -120,7 +120,7 @@ def test_a_flow_that_the_kernel_holds_alike_only_gets_its_timer() -> None:
     for vector in FLOWS:
         restorer = Restorer(600)
         raw = nla.attributes(vector.body).get(CTA_PROTOINFO, b"")
-        sent = restore.protoinfo_to_send(raw) if raw else b""
+        sent = protoinfo.protoinfo_to_send(raw) if raw else b""
         held = vector.body.replace(raw, sent) if raw else vector.body
         record = (vector.key, vector.body, 0.0)
         expected = restore.refresh(vector.key, 600, 1, held)

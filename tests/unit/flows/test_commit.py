@@ -9,8 +9,6 @@ from syncd.flows.batch import TimedRecord
 from syncd.flows.commit import (
     BATCH_MESSAGES,
     MALFORMED,
-    MASTER_ABSENT,
-    MASTER_WITHOUT_HELPER,
     TABLE_FULL,
     TRIES,
     Batch,
@@ -27,6 +25,7 @@ from syncd.flows.record import (
     CTA_TUPLE_REPLY,
     CTA_ZONE,
 )
+from syncd.flows.steps import MASTER_ABSENT, MASTER_WITHOUT_HELPER
 
 from tests.unit.flows.test_restore import VECTORS, Vector
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 from syncd.errors import RecordError
-from syncd.flows import nla, restore
+from syncd.flows import nla, protoinfo, restore
 from syncd.flows.reader import RecordReader
 from syncd.flows.record import (
     CTA_EXPECT_TIMEOUT,
@@ -85,7 +85,7 @@ def test_a_create_has_the_attributes_that_the_kernel_was_seen_to_accept(
         expected[CTA_TIMEOUT] = restore.be32(CTA_TIMEOUT, restore.GRE_TIMEOUT_S)
     if vector.name.endswith("tcp4_syn_unreplied"):  # It lost the client's scale.
         raw = nla.attributes(vector.body)[CTA_PROTOINFO]
-        expected[CTA_PROTOINFO] = restore.protoinfo_to_send(raw)
+        expected[CTA_PROTOINFO] = protoinfo.protoinfo_to_send(raw)
     assert sent == expected
     assert message[16:20] == vector.inject[16:20]
 
@@ -122,11 +122,11 @@ def test_the_scale_of_a_client_without_an_answer_is_one_the_kernel_stores(
     state: int, flags: tuple[int, int], sent: tuple[int, int]
 ) -> None:
     told = tcp_protoinfo(state, *flags)
-    made = restore.protoinfo_to_send(told)
+    made = protoinfo.protoinfo_to_send(told)
     values = nla.values(nla.values(made, 4)[CTA_PROTOINFO_TCP])
     assert (values[4], values[5]) == tuple(bytes((one, 0x0F)) for one in sent)
     assert made[:32] == told[:32]
-    assert restore.protoinfo_to_send(made) == made
+    assert protoinfo.protoinfo_to_send(made) == made
 
 
 def test_a_part_that_the_kernel_refused_is_left_out() -> None:
@@ -304,13 +304,13 @@ def tcp_protoinfo(state: int, original: int, reply: int) -> bytes:
 
 
 def test_short_timers_are_doubted_of_established_connections_only() -> None:
-    assert restore.doubted_s(tcp_protoinfo(3, 0x23, 0x23)) == _SILENT
-    assert restore.doubted_s(tcp_protoinfo(3, 0x33, 0x23)) == _IN_FLIGHT
-    assert restore.doubted_s(tcp_protoinfo(3, 0x23, 0x33)) == _IN_FLIGHT
+    assert protoinfo.doubted_s(tcp_protoinfo(3, 0x23, 0x23)) == _SILENT
+    assert protoinfo.doubted_s(tcp_protoinfo(3, 0x33, 0x23)) == _IN_FLIGHT
+    assert protoinfo.doubted_s(tcp_protoinfo(3, 0x23, 0x33)) == _IN_FLIGHT
     for state in (0, 1, 2, 4, 5, 6, 7, 8, 9):
-        assert restore.doubted_s(tcp_protoinfo(state, 0x33, 0x33)) == 0
+        assert protoinfo.doubted_s(tcp_protoinfo(state, 0x33, 0x33)) == 0
     sctp = nla.nested(CTA_PROTOINFO, nla.nested(3, nla.tlv(1, b"\3")))
-    assert restore.doubted_s(sctp) == 0
+    assert protoinfo.doubted_s(sctp) == 0
 
 
 def test_the_estimate_finds_the_state_of_a_flow_and_none_in_an_expectation() -> None:
@@ -341,7 +341,7 @@ def test_a_replaced_reply_tuple_or_a_missing_translation_is_another_flow() -> No
 def test_content_is_the_same_whatever_the_timer_and_the_tcp_flags_of_no_use() -> None:
     vector = _vector("tcp4_close")
     raw = nla.attributes(vector.body)[CTA_PROTOINFO]
-    injected = vector.body.replace(raw, restore.protoinfo_to_send(raw))
+    injected = vector.body.replace(raw, protoinfo.protoinfo_to_send(raw))
     timer = nla.attributes(vector.body)[CTA_TIMEOUT]
     injected = injected.replace(timer, restore.be32(CTA_TIMEOUT, 1))
     assert restore.same_content(vector.body, injected)

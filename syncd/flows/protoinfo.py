@@ -1,0 +1,88 @@
+"""What a TCP connection's CTA_PROTOINFO tells, and what of it another kernel takes.
+
+In: the attribute as a kernel wrote it. Out: the attribute to send, and how far the
+timer beside it is to be believed. The rule: what is not about TCP is passed on.
+"""
+
+from syncd.flows import nla
+from syncd.flows.record import (
+    CTA_PROTOINFO,
+    CTA_PROTOINFO_TCP,
+    CTA_PROTOINFO_TCP_FLAGS_ORIGINAL,
+    CTA_PROTOINFO_TCP_FLAGS_REPLY,
+    CTA_PROTOINFO_TCP_STATE,
+)
+
+# net/netfilter/nf_conntrack_proto_tcp.c: tcp_timeouts[TCP_CONNTRACK_ESTABLISHED], and
+# those of UNACK and RETRANS, which are the same.
+ESTABLISHED_TIMEOUT_S, IN_FLIGHT_TIMEOUT_S = 432_000, 300
+
+_TCP_FLAGS = (CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, CTA_PROTOINFO_TCP_FLAGS_REPLY)
+# Flags in include/uapi/linux/netfilter/nf_conntrack_tcp.h: window scale, sack,
+# close-init; 0x20 (MAXACK_SET) would have later resets classified invalid.
+_TCP_KEPT_FLAGS, _TCP_BE_LIBERAL, _TCP_FLAGS_MASK = 0x07, 0x08, 0x0F
+_TCP_WINDOW_SCALE, _TCP_DATA_UNACKNOWLEDGED = 0x01, 0x10
+_TCP_SYN_SENT, _TCP_ESTABLISHED = 1, 3
+
+
+def doubted_s(protoinfo: bytes) -> int:
+    """Up to which stored timeout this PROTOINFO is not to be believed; 0: believe all.
+
+    While data is in flight, is sent again or meets a window of 0, the kernel gives an
+    established connection 300 s (`nf_conntrack_tcp_packet` in
+    net/netfilter/nf_conntrack_proto_tcp.c: `tcp_timeout_unacknowledged` with
+    IP_CT_TCP_FLAG_DATA_UNACKNOWLEDGED, or `tcp_timeout_max_retrans`); the ACK restores
+    432 000 s without an event. An event in between, as of a new mark, tells the 300 s
+    and only a change of state comes with PROTOINFO (`ctnetlink_conntrack_event`), so
+    the flag may be missing: then 300 s and less are doubted, with it all that is short.
+    """
+    tcp = _tcp_parts(protoinfo) or {}
+    if _octet(tcp, CTA_PROTOINFO_TCP_STATE) != _TCP_ESTABLISHED:
+        return 0
+    flags = _octet(tcp, _TCP_FLAGS[0]) | _octet(tcp, _TCP_FLAGS[1])
+    in_flight = flags & _TCP_DATA_UNACKNOWLEDGED
+    return ESTABLISHED_TIMEOUT_S if in_flight else IN_FLIGHT_TIMEOUT_S
+
+
+def protoinfo_to_send(raw: bytes) -> bytes:
+    """CTA_PROTOINFO with the TCP flags that fit a kernel that joins in late.
+
+    The kernel stores window scales only if both ends have announced theirs. When the
+    client alone has spoken, its scale would be lost for ever: the server's flag is set
+    too, which the kernel clears when it sees what the server's SYN says
+    (`tcp_init_sender` in net/netfilter/nf_conntrack_proto_tcp.c).
+    """
+    tcp = _tcp_parts(raw)
+    if tcp is None:
+        return raw
+    announced = 0
+    if _octet(tcp, CTA_PROTOINFO_TCP_STATE) == _TCP_SYN_SENT:
+        announced = _octet(tcp, _TCP_FLAGS[0]) & _TCP_WINDOW_SCALE
+    for kind in _TCP_FLAGS:
+        if kind in tcp:
+            flags = _octet(tcp, kind) & _TCP_KEPT_FLAGS | announced
+            tcp[kind] = nla.tlv(kind, bytes((flags | _TCP_BE_LIBERAL, _TCP_FLAGS_MASK)))
+    return nla.nested(CTA_PROTOINFO, nla.nested(CTA_PROTOINFO_TCP, *tcp.values()))
+
+
+def is_lenient(protoinfo: bytes) -> bool:
+    """Does the kernel take whatever sequence numbers this TCP connection has?"""
+    tcp = _tcp_parts(protoinfo)
+    if tcp is None:
+        return True
+    flags = (_octet(tcp, kind) for kind in _TCP_FLAGS if kind in tcp)
+    return all(octet & _TCP_BE_LIBERAL for octet in flags)
+
+
+def _tcp_parts(protoinfo: bytes) -> dict[int, bytes] | None:
+    """The attributes of CTA_PROTOINFO_TCP; None if it is about something else."""
+    for kind, _, start, end in nla.walk(protoinfo, 4, len(protoinfo)):
+        if kind != CTA_PROTOINFO_TCP:
+            return None
+        return nla.attributes(protoinfo, start, end)
+    return {}
+
+
+def _octet(attributes: dict[int, bytes], kind: int) -> int:
+    """The first byte of a value, 0 if there is none."""
+    return int.from_bytes(attributes.get(kind, b"")[4:5], "big")
