@@ -5,8 +5,9 @@ from syncd.flows.rollcall cimport RollCall
 from syncd.flows.table cimport OwnTable
 from syncd.flows.zones cimport ZonedKeys
 
-cdef int _UPDATE, _NEW, _END, _DUMP, _SEQ_ADJUST
+cdef int _UPDATE, _NEW, _END, _DUMP, _SEQ_ADJUST, _NAT_CLASH
 cdef unsigned long long _HELPED, _SEQ_ADJ_BIT, _ADJUSTING_BITS, _TIMEOUT_BIT, _EARLY_END
+cdef unsigned long long _LABELS_BIT, _STATUS_BIT
 
 cdef class Own:
     cdef public OwnTable flows, expectations

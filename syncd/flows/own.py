@@ -17,7 +17,9 @@ from syncd.flows.masquerade import dies_with_address
 from syncd.flows.record import (
     BY_PROGRAM,
     CTA_HELP,
+    CTA_LABELS,
     CTA_SEQ_ADJ_ORIG,
+    CTA_STATUS,
     CTA_SYNPROXY,
     CTA_TIMEOUT,
     DUMP,
@@ -33,13 +35,15 @@ from syncd.flows.record import (
     merge,
     plain_key,
     with_zone,
+    without_timeout,
 )
 from syncd.flows.rollcall import RollCall
 from syncd.flows.table import OwnTable
 from syncd.flows.zones import ZonedKeys, zone_of_original
 
 IPS_SEQ_ADJUST = 0x40  # include/uapi/linux/netfilter/nf_conntrack_common.h
-_SEQ_ADJ_BIT = 1 << CTA_SEQ_ADJ_ORIG
+_SEQ_ADJ_BIT, _LABELS_BIT = 1 << CTA_SEQ_ADJ_ORIG, 1 << CTA_LABELS
+_STATUS_BIT, _NAT_CLASH = 1 << CTA_STATUS, 0x1000 >> 8  # IPS_NAT_CLASH, its byte
 _HELP_BIT = 1 << CTA_HELP
 _ADJUSTING_BITS = _HELP_BIT | 1 << CTA_SYNPROXY  # who adjusts sequence numbers
 _TIMEOUT_BIT = 1 << CTA_TIMEOUT
@@ -107,7 +111,7 @@ class Own:
                 known = fact[1]
                 if known != mask:
                     if known & ~mask:
-                        body, mask = merge(bodies[key], body)
+                        body, mask = self._merged(key, body, known & ~mask)
                     facts[key] = (ident, mask)
                 if key not in marks:
                     marks[key] = bodies[key]
@@ -129,6 +133,8 @@ class Own:
                     self._claim(key)
             elif kind > _DUMP:
                 later.append(record)
+            elif kind == _END and mask & _STATUS_BIT and body[body[0] + 6] & _NAT_CLASH:
+                continue  # a hidden twin of the flow with this key, see kernel-notes.md
             elif planted and key in planted:
                 if kind == _END:
                     self._uproot(key)
@@ -200,6 +206,18 @@ class Own:
             else:
                 flows.touched.add(key)
                 self._doubted.discard(key)
+
+    def _merged(self, key: bytes, body: bytes, missing: int) -> tuple[bytes, int]:
+        """The stored body with an UPDATE laid over it that lacks something.
+
+        No event tells that the last label is gone: one that tells nothing else of a
+        flow with labels is a reason to ask.
+        """
+        old = self.flows.bodies[key]
+        merged, mask = merge(old, body)
+        if missing & _LABELS_BIT and without_timeout(merged) == without_timeout(old):
+            self.lookups[key] = None
+        return merged, mask
 
     def begin_dump(self) -> None:
         """A dump of both tables starts."""

@@ -9,6 +9,7 @@ from syncd.flows.record import (
     BY_PROGRAM,
     CANONICAL,
     CTA_HELP,
+    CTA_LABELS,
     CTA_MARK,
     DUMP,
     END,
@@ -48,6 +49,37 @@ def test_an_end_with_another_ident_ends_nothing() -> None:
     put(own, 1)
     own.apply([(END, flow_key(1), b"", TWO, 0)], 1.0)
     assert flow_key(1) in own.flows.bodies
+
+
+def test_the_end_of_the_hidden_half_of_a_clash_ends_nothing() -> None:
+    """It has the key of the flow that it clashed with, which lives on."""
+    own = Own()
+    own.apply([new_flow(1)], 1.0)
+    own.flows.adopt([(flow_key(1), flow_body(1), 0.0)])  # its ident is not known
+    status = b"\0\0\x17\x98"
+    body = flow_body(1)
+    size = body[0]
+    clash = body[: size + 4] + status + body[size + 8 :]
+    own.apply([(END, flow_key(1), clash, TWO, MASK)], 1.0)
+    assert flow_key(1) in own.flows.bodies
+    own.apply([(END, flow_key(1), body, TWO, MASK)], 1.0)
+    assert flow_key(1) not in own.flows.bodies
+
+
+def test_an_update_that_tells_nothing_of_a_labelled_flow_may_be_of_its_labels() -> None:
+    own = Own()
+    labels = tlv(CTA_LABELS, bytes(15) + b"\x80")
+    mask = MASK | 1 << CTA_LABELS
+    own.apply([(NEW, flow_key(1), flow_body(1) + labels, ONE, mask)], 1.0)
+    mark = tlv(CTA_MARK, b"\0\0\0\7")
+    marked = (UPDATE, flow_key(1), flow_body(1) + mark, ONE, MASK | 1 << CTA_MARK)
+    own.apply([marked], 1.0)
+    assert not own.lookups
+    own.apply([(UPDATE, flow_key(1), flow_body(1, 30), ONE, MASK)], 1.0)
+    assert list(own.lookups) == [flow_key(1)]
+    answer = (DUMP, flow_key(1), flow_body(1, 30) + mark, ONE, MASK | 1 << CTA_MARK)
+    own.apply([answer], 1.0)
+    assert own.flows.bodies[flow_key(1)] == flow_body(1, 30) + mark
 
 
 def test_an_update_keeps_the_attributes_that_it_does_not_have() -> None:
