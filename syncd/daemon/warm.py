@@ -19,6 +19,7 @@ from syncd.errors import KernelError
 from syncd.flows import restore
 from syncd.flows.batch import Restorer
 from syncd.flows.commit import TABLE_FULL, Result
+from syncd.flows.masks import Masks
 from syncd.flows.record import EXPECTATION
 from syncd.kernel import host
 from syncd.kernel.requests import RequestSocket
@@ -89,6 +90,7 @@ class Warm:
         if now >= self._space_at:
             self._space_at = now + _SPACE_S
             self._look_for_space()
+            self.standby.masks = Masks.of(self._config())
         standby = self.standby
         standby.look(now)
         end = now + _BUDGET_S

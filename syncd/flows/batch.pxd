@@ -23,7 +23,7 @@ cdef class Restorer:
         rest=bytes, there=bytes, more=bytes, head=bytes, serial=bytes, sent=bytes,
         kept=bytes, ours=octets, theirs=octets, at=Py_ssize_t, end=Py_ssize_t,
         size=Py_ssize_t, held_size=Py_ssize_t, alike=cython.bint, tcp=cython.bint,
-        elapsed_s=cython.double,
+        helped=cython.bint, elapsed_s=cython.double,
     )
     cpdef list refreshes(self, records, held, sequence)
     @cython.locals(

@@ -59,6 +59,7 @@ _CACHE_LIMIT = 65_536
 _STATUS_HEAD, _TIMEOUT_HEAD = b"\x08\0\x03\0", b"\x08\0\x07\0"
 _PROTOINFO_HEAD, _MARK_HEAD = b"\x30\0\x04\x80", b"\x08\0\x08\0"
 _TCP_TYPE = b"\x01\x80"  # CTA_PROTOINFO_TCP, at 6 in a PROTOINFO.
+_HELP_TYPE = b"\x05\x80"  # CTA_HELP, which follows it.
 _UNKNOWN = (b"", 0)
 # A timeout of LONG_S or more is beyond doubt, and half of it is left after HALF_S.
 _LONG_S, _HALF_S = ESTABLISHED_TIMEOUT_S, ESTABLISHED_TIMEOUT_S // 2
@@ -207,7 +208,8 @@ class Restorer:
                 alike = alike and sent == kept and rest[48:] == there[48:]
             tcp = there[6:8] == _TCP_TYPE
             more = lenient(there[:48]) if tcp else b""
-            if left is None or new is None or head is None or more is None:
+            helped = (there[50:52] if tcp else there[2:4]) == _HELP_TYPE
+            if left is None or new is None or head is None or more is None or helped:
                 append(self._refresh_rarely(record, present, serial))
                 continue
             if not alike:

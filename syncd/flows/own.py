@@ -100,6 +100,8 @@ class Own:
         later: list[Record] = []
         if flows.touched is not None:
             self._note_touched(records)
+        if flows.disturbed is not None:
+            self._note_disturbed(records)
         for record in records:
             kind, key, body, ident, mask = record
             if kind == _UPDATE:
@@ -147,10 +149,6 @@ class Own:
             else:
                 flows.refresh(record)
                 self._note(key, body, mask)
-        if flows.disturbed is not None:
-            flows.disturbed.update([record[1] for record in records])
-            if len(flows.disturbed) > _DISTURBED_LIMIT:
-                flows.disturbed = None
         if later:
             self._apply_expectations(later)
 
@@ -191,6 +189,14 @@ class Own:
     def _uproot(self, key: bytes) -> None:
         self.planted.pop(key, None)
         self.uprooted[key] = None
+
+    def _note_disturbed(self, records: Sequence[Record]) -> None:
+        """Of these flows the kernel told something since the last commit."""
+        flows = self.flows
+        assert flows.disturbed is not None
+        flows.disturbed.update([record[1] for record in records])
+        if len(flows.disturbed) > _DISTURBED_LIMIT:
+            flows.disturbed = None
 
     def _note_touched(self, records: Sequence[Record]) -> None:
         """Of these flows the running dump may show a state that is over.

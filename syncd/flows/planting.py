@@ -11,6 +11,7 @@ from syncd.errors import RecordError
 from syncd.flows import nla
 from syncd.flows.batch import Restorer, TimedRecord
 from syncd.flows.commit import Attempt, Batch, CommitPlan
+from syncd.flows.masks import WHOLE, Masks
 from syncd.flows.reader import RecordReader
 from syncd.flows.record import (
     CTA_PROTOINFO,
@@ -32,11 +33,12 @@ _SCALES = (CTA_PROTOINFO_TCP_WSCALE_ORIGINAL, CTA_PROTOINFO_TCP_WSCALE_REPLY)
 class Tools:
     """What plans of one timer share, for it has learned the shapes of messages."""
 
-    __slots__ = ("reader", "restorer", "timer_s")
+    __slots__ = ("masks", "reader", "restorer", "timer_s")
 
-    def __init__(self, timer_s: int) -> None:
+    def __init__(self, timer_s: int, masks: Masks = WHOLE) -> None:
         self.timer_s = timer_s
-        self.restorer = Restorer(timer_s)
+        self.masks = masks
+        self.restorer = Restorer(timer_s, masks.attributes)
         self.reader = RecordReader()
 
 
@@ -50,7 +52,7 @@ class PlantingPlan(CommitPlan):
         own: Container[bytes],
         tools: Tools,
     ) -> None:
-        super().__init__(records, held, tools.timer_s)
+        super().__init__(records, held, tools.timer_s, tools.masks)
         self.records = records
         self.timer_s = tools.timer_s
         self.refused: dict[bytes, str] = {}  # key -> reason

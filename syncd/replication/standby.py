@@ -22,6 +22,7 @@ from syncd.flows import restore
 from syncd.flows.batch import TimedRecord
 from syncd.flows.commit import BATCH_MESSAGES, TABLE_FULL
 from syncd.flows.forward import advance, bring
+from syncd.flows.masks import WHOLE, Masks
 from syncd.flows.own import Own
 from syncd.flows.planted import SHORT_S, Planted
 from syncd.flows.planting import PlantingPlan, Tools, same_copy
@@ -64,7 +65,8 @@ class Standby:
         self._peers = peers
         self._roles = roles
         self._reader = RecordReader()
-        self._tools: dict[int, Tools] = {}
+        self.masks = WHOLE  # which bits of marks and labels are planted
+        self._tools: dict[tuple[int, Masks], Tools] = {}
         self._touched: set[bytes] = set()
         self._sorting: deque[bytes] = deque()
         self._looks: deque[bytes] = deque()
@@ -151,7 +153,8 @@ class Standby:
         del self._plants[timer_s][:BATCH_MESSAGES]
         if not self._plants[timer_s]:
             del self._plants[timer_s]
-        tools = self._tools.setdefault(timer_s, Tools(timer_s))
+        kind = timer_s, self.masks
+        tools = self._tools.setdefault(kind, Tools(*kind))
         return PlantingPlan(records, self._held, self._own.flows.bodies, tools)
 
     def _sort(self, now: float) -> None:
@@ -319,7 +322,8 @@ class Standby:
 
     def _repair(self, key: bytes, body: bytes, held: bytes) -> None:
         """Set the timer again, and whatever else is not as it was told."""
-        if key[6] != EXPECTATION and not same_copy(body, held):
+        masked = (self.masks.body(key, body), self.masks.body(key, held))
+        if key[6] != EXPECTATION and not same_copy(*masked):
             shown = without_timeout(held)
             if self._unalterable.get(key) != shown:  # the kernel takes no more of it
                 self._found_otherwise.add(key)

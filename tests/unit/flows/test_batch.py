@@ -58,7 +58,7 @@ def test_known_layouts_get_the_same_estimate_of_their_timers(elapsed_s: float) -
 @pytest.mark.parametrize("elapsed_s", [0.0, 59.6, 100.0, 216_000.0, 216_001.0])
 @pytest.mark.parametrize("stored_s", [30, 119, 120, 300, 301, 5000, 432_000, 500_000])
 @pytest.mark.parametrize(
-    "protoinfo",
+    "told",
     [
         tcp_protoinfo(3, 0x23, 0x23),
         tcp_protoinfo(3, 0x23, 0x33),
@@ -66,12 +66,12 @@ def test_known_layouts_get_the_same_estimate_of_their_timers(elapsed_s: float) -
     ],
 )
 def test_creates_refreshes_and_updates_estimate_as_restore_does(
-    protoinfo: bytes, stored_s: int, elapsed_s: float
+    told: bytes, stored_s: int, elapsed_s: float
 ) -> None:
     flow = _flow("tcp4_close")
     reply = flow.body[0]
     timeout = restore.be32(CTA_TIMEOUT, stored_s)
-    body = flow.body[: reply + 8] + timeout + protoinfo
+    body = flow.body[: reply + 8] + timeout + told
     for rest in (b"", restore.be32(CTA_MARK, 0x180)):
         record = (flow.key, body + rest, elapsed_s)
         expected_s = restore.estimate_s(*record)
@@ -131,7 +131,7 @@ def test_a_flow_that_the_kernel_holds_alike_only_gets_its_timer() -> None:
 def test_a_connection_that_went_another_way_meanwhile_is_taken_as_it_comes() -> None:
     vector = _flow("tcp4_close")
     raw = nla.attributes(vector.body)[CTA_PROTOINFO]
-    assert not restore.is_lenient(raw)
+    assert not protoinfo.is_lenient(raw)
     for rare in (True, False):
         restorer = Restorer(600)
         record = (vector.key, vector.body, 0.0)
@@ -139,7 +139,7 @@ def test_a_connection_that_went_another_way_meanwhile_is_taken_as_it_comes() -> 
             restorer.refreshes([record], [vector.body], 1)
         (message,) = restorer.refreshes([record], [vector.body], 1)
         assert message == restore.refresh(vector.key, 600, 1, vector.body)
-        assert restore.protoinfo_to_send(raw) in message
+        assert protoinfo.protoinfo_to_send(raw) in message
 
 
 def test_a_flow_that_the_kernel_holds_with_more_bits_is_alike() -> None:

@@ -131,6 +131,8 @@ def _parts(dice: _Dice, reply: bytes) -> dict[int, bytes]:
     for kind, make in _MADE.items():
         if dice.random() < _SHARES.get(kind, 0.12):
             parts[kind] = make(dice)
+    if number not in (6, 17):
+        parts.pop(CTA_HELP, None)  # no kernel has a helper for it
     if number in (6, 132) and dice.random() < 0.9:
         parts[CTA_PROTOINFO] = _tcp(dice) if number == 6 else _sctp(dice)
     return parts

@@ -198,7 +198,7 @@ def test_a_refresh_has_a_helper_pick_up_the_conversation_where_it_is_now() -> No
     help_part = nla.attributes(vector.body)[CTA_HELP]
     sent = _sent(restore.refresh(vector.key, 77, 7, vector.body))
     assert sent[CTA_HELP] == help_part
-    assert sent[CTA_PROTOINFO] == restore.protoinfo_to_send(
+    assert sent[CTA_PROTOINFO] == protoinfo.protoinfo_to_send(
         nla.attributes(vector.body)[CTA_PROTOINFO]
     )
     sent = _sent(restore.update(vector.key, vector.body, 77, 7, vector.body))
