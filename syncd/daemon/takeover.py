@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from itertools import chain, groupby, islice
+from itertools import chain, islice
 
 from syncd.config import CommitConfig
 from syncd.daemon.failure import watched
@@ -21,11 +21,11 @@ from syncd.flows.commit import CommitPlan, Result
 from syncd.flows.committed import SETTLED_S, Committed, Records
 from syncd.flows.masks import Masks
 from syncd.flows.selection import select
-from syncd.flows.table import Table
 from syncd.kernel import host
 from syncd.kernel.requests import RequestSocket, carry_out
 from syncd.replication.engine import ReplicationEngine
 from syncd.replication.peer import Peer
+from syncd.replication.roles import ranked_flows
 
 _LOG = logging.getLogger("syncd")
 _ADOPT_AT_ONCE = 8192  # records, some milliseconds
@@ -80,7 +80,7 @@ class Takeover:
         await self._listener.catch_up()
         own, claim = self._engine.own, self._engine.roles.claim
         releasing = take_held and bool(own.flows.held or own.expectations.held)
-        told, ranks = _ranked_flows(peers, claim)
+        told, ranks = ranked_flows(peers, claim)
         flows = select(told, own.flows, began, take_held=take_held, ranks=ranks)
         told = [(peer.expectations, peer.claim < claim) for peer in peers]
         expectations = select(
@@ -183,20 +183,3 @@ class Takeover:
         """Nothing is settled any more: free the memory."""
         self._committed.forget()
         self._engine.own.flows.disturbed = None
-
-
-def _ranked_flows(
-    peers: list[Peer], claim: int
-) -> tuple[list[tuple[Table, bool]], list[int]]:
-    """Tables of flows, the highest claim first; peers of one claim share a rank.
-
-    What is kept of flows that died with an address counts below their tables.
-    """
-    told: list[tuple[Table, bool]] = []
-    ranks: list[int] = []
-    for at, group in groupby(peers, key=lambda peer: peer.claim):
-        same = list(group)
-        told += [(peer.flows, at < claim) for peer in same]
-        told += [(peer.departed, at < claim) for peer in same]
-        ranks += [2 * at + 1] * len(same) + [2 * at] * len(same)
-    return told, ranks

@@ -128,7 +128,7 @@ class Agreement(Speaker):
             released = self.roles.heard(peer.claim, self.own)
             if released:
                 self.say("info", f"{peer.name} took over: {released} ends released")
-        if peer.full:
+        if peer.full and inbox.wants == SATISFIED:  # else its sweep may make room
             self._room_again(peer, hello)
         self._served(peer, hello, now)
         self._acknowledged(peer, hello, now)

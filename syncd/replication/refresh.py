@@ -16,6 +16,7 @@ from syncd.replication.peer import Peer
 from syncd.replication.settings import REFRESH, Settings
 
 _KEYS_OF_A_FRAME = 32
+_QUIET_INTERVALS = 1.2  # without a HELLO: the time does not count
 
 
 class Refresh:
@@ -82,6 +83,9 @@ class Refresh:
             return False
         if peer.period_ends_at == math.inf:
             self.begin_period(peer, now)
+        if now - peer.heard_at > _QUIET_INTERVALS * self._settings.hello_interval_s:
+            # It may be dead, and not counted as lost yet: it cannot tell anything.
+            peer.period_ends_at = now + self._settings.expire_s
         return now >= peer.period_ends_at
 
     def begin_period(self, peer: Peer, now: float) -> None:

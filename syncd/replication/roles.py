@@ -15,8 +15,10 @@ The rules, which need no synchronised clocks:
 """
 
 from collections.abc import Iterable
+from itertools import groupby
 
 from syncd.flows.own import Own
+from syncd.flows.table import Table
 from syncd.replication.hello import CLAIM_LIMIT
 from syncd.replication.peer import Peer
 
@@ -95,3 +97,20 @@ def sources(peers: Iterable[Peer]) -> list[Peer]:
         and peer.taken != (peer.inbox.epoch, peer.claim)
     ]
     return sorted(worthy, key=lambda peer: (-peer.claim, peer.name))
+
+
+def ranked_flows(
+    peers: list[Peer], claim: int
+) -> tuple[list[tuple[Table, bool]], list[int]]:
+    """Tables of flows, the highest claim first; peers of one claim share a rank.
+
+    What is kept of flows that died with an address counts below their tables.
+    """
+    told: list[tuple[Table, bool]] = []
+    ranks: list[int] = []
+    for at, group in groupby(peers, key=lambda peer: peer.claim):
+        same = list(group)
+        told += [(peer.flows, at < claim) for peer in same]
+        told += [(peer.departed, at < claim) for peer in same]
+        ranks += [2 * at + 1] * len(same) + [2 * at] * len(same)
+    return told, ranks

@@ -1,9 +1,10 @@
 """A program that records the frames of this version of the protocol.
 
-In: a directory. Out: one file per session, `two-nodes.jsonl` and `three-nodes.jsonl`;
-see `tests/data/frames/README.md`. The daemons are real, in namespaces around a relay
-that loses and delays; what is recorded is what they sent, seen on the relay's ports.
-Run it once for each version, with `[security] mode = "off"`, and keep the files.
+In: a directory, and maybe `sealed`. Out: one file per session, `two-nodes.jsonl` and
+`three-nodes.jsonl`; sealed there is the first alone, and `keys` beside it. See
+`tests/data/frames/README.md`. The daemons are real, in namespaces around a relay that
+loses and delays; what is recorded is what they sent, seen on the relay's ports. Run it
+once for each version, plain and sealed, and keep the files.
 """
 
 import json
@@ -15,11 +16,13 @@ from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from syncd.replication.frame import Coder, Data
+from syncd import keys
+from syncd.replication.frame import Coder, Data, Frame
 from syncd.replication.hello import Hello
+from syncd.replication.seal import ENFORCE, Sealer, Security
 
 from tests.kernel import mixture
-from tests.kernel.cluster import SYNC_PORT, Cluster, Node
+from tests.kernel.cluster import OPEN, SYNC_PORT, Cluster, Node
 from tests.lab import Lab, inside, run_in
 from tests.unit.replication.recorded_frames import digest
 
@@ -80,9 +83,12 @@ def _port(interface: str) -> socket.socket:
     return port
 
 
-def _session(names: tuple[str, ...], file: Path) -> None:
+def _session(
+    names: tuple[str, ...], file: Path, ring: keys.KeyRing | None = None
+) -> None:
     with Lab("frames") as lab, TemporaryDirectory() as directory:
-        made = Cluster(lab, Path(directory), names, relay=_WEATHER)
+        security = OPEN if ring is None else _key_files(Path(directory), names, ring)
+        made = Cluster(lab, Path(directory), names, relay=_WEATHER, security=security)
         roads = mixture.Roads(lab, made.nodes[0].namespace)
         tap = Tap(made.switch, names)
         try:
@@ -91,7 +97,14 @@ def _session(names: tuple[str, ...], file: Path) -> None:
         finally:
             made.close()
             roads.close()
-        _write(file, tap.close())
+        _write(file, tap.close(), ring)
+
+
+def _key_files(directory: Path, names: tuple[str, ...], ring: keys.KeyRing) -> str:
+    """Each node has all keys, and seals with one of its own."""
+    for name, key in zip(names, ring.keys, strict=True):
+        keys.create(f"{directory}/{name}.keys", keys.KeyRing(ring.keys, key))
+    return f'mode = "enforce"\nkey_file = "{directory}/{{name}}.keys"'
 
 
 def _traffic(nodes: list[Node], roads: mixture.Roads) -> None:
@@ -115,14 +128,22 @@ def _traffic(nodes: list[Node], roads: mixture.Roads) -> None:
     time.sleep(0.5)
 
 
-def _write(file: Path, heard: list[tuple[str, bytes]]) -> None:
+def _write(
+    file: Path, heard: list[tuple[str, bytes]], ring: keys.KeyRing | None
+) -> None:
     """What is worth keeping: every HELLO that says something new, DATA of each kind."""
-    coder = Coder()
+    coder, security = Coder(), Security()
+    if ring is not None:
+        security = Security(
+            ENFORCE, {key.id: key.secret for key in ring.keys}, ring.sending.id
+        )
+    sealer = Sealer("recorder", 0, security)
     lines: list[str] = []
     plain: dict[object, int] = {}
     for number, (name, datagram) in enumerate(heard, 1):
-        frame = coder.unpack(datagram)
-        content = frame.content
+        envelope = coder.unwrap(datagram)
+        content = coder.content(sealer.open(envelope, datagram))
+        frame = Frame(envelope.sender, envelope.epoch, envelope.number, content)
         said: dict[str, object] = {"n": number, "from": name, "hex": datagram.hex()}
         said |= {"sender": frame.sender, "epoch": frame.epoch, "number": frame.number}
         if isinstance(content, Data):
@@ -145,9 +166,15 @@ def _write(file: Path, heard: list[tuple[str, bytes]]) -> None:
 
 
 def main() -> None:
-    """Record both sessions."""
+    """Record the sessions."""
     directory = Path(sys.argv[1])
     directory.mkdir(parents=True, exist_ok=True)
+    if sys.argv[2:] == ["sealed"]:
+        both = keys.new_key("of fw1"), keys.new_key("of fw2")
+        ring = keys.KeyRing(both, both[0])
+        _session(("fw1", "fw2"), directory / "two-nodes.jsonl", ring)
+        keys.create(str(directory / "keys"), ring)
+        return
     _session(("fw1", "fw2"), directory / "two-nodes.jsonl")
     _session(("fw1", "fw2", "fw3"), directory / "three-nodes.jsonl")
 

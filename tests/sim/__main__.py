@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from tests.sim.cluster import Cluster, Report
-from tests.sim.plan import draw
+from tests.sim.extension import draw_extended
 
 _SHARE = 10  # seeds that a process takes at once
 _SEEDS_OF_GARBAGE = 8
@@ -45,7 +45,7 @@ def _begin() -> None:
 def run_seed(seed: int) -> Outcome:
     """One whole run; never raises."""
     began = time.process_time()
-    plan = draw(seed)
+    plan = draw_extended(seed)
     report, failure = None, ""
     try:
         report = Cluster(plan).run()

@@ -10,6 +10,7 @@ import random
 from dataclasses import dataclass
 
 from syncd.flows.own import EARLY_END_S
+from syncd.replication.roles import sources
 from syncd.replication.settings import BEST_EFFORT, REFRESH
 
 from tests.sim.attacker import Attacker
@@ -19,6 +20,7 @@ from tests.sim.faults import Fault
 from tests.sim.network import ModelNetwork, Weather
 from tests.sim.node import SimulatedNode
 from tests.sim.plan import Plan
+from tests.sim.takeover import as_injected, take_over
 from tests.sim.watch import Violation, Watch
 from tests.sim.workload import Workload
 
@@ -68,6 +70,8 @@ class Cluster:
             )
             node.kernel.late_end_share = plan.late_end_share
             node.old = name in plan.old
+            if plan.kernel_limits:
+                node.kernel.limit = plan.kernel_limits[index]
             node.rekeyed = bool(plan.rotation)
             self.nodes[name] = node
             rng = random.Random(self.rng.random())
@@ -109,6 +113,7 @@ class Cluster:
         self.stop_load()
         clock.run_until(max(clock.now, begin + last + 0.01))
         self._read_backlog()
+        self._make_room()
         self.network.heal()
         for node in self.nodes.values():
             node.faulty = False
@@ -124,6 +129,8 @@ class Cluster:
         for node in self.nodes.values():
             self.watch.thorough(node)
             self.watch.peers(node)
+        if plan.power_cut:
+            self.cut_power(*self.rng.sample(list(self.nodes), 2))
         kernels = [node.kernel for node in self.nodes.values()]
         return Report(
             settled_s=settled_s,
@@ -176,12 +183,17 @@ class Cluster:
                 if node.engine is not None:
                     node.stop()
                     self.clock.after(fault.for_s, node.start)
-            case "new kernel":
+            case "upgrade":
                 if node.engine is not None:
                     node.stop()
-                    for entry in list(node.kernel.flows.values()):
-                        node.kernel.end(entry)
+                    node.old = False
                     self.clock.after(fault.for_s, node.start)
+            case "new kernel":
+                if node.engine is not None:
+                    self._lose_power(node)
+                    self.clock.after(fault.for_s, node.start)
+            case "takeover":
+                self._take_over(node)
             case "pause":
                 node.pause(fault.for_s)
             case "carrier":
@@ -209,6 +221,54 @@ class Cluster:
                 self._storm(fault.who[0], fault.who[1], fault.for_s, fault.wire or 0)
             case word:
                 node.command(word)
+
+    def _lose_power(self, node: SimulatedNode) -> None:
+        node.stop()
+        for entry in list(node.kernel.flows.values()):
+            node.kernel.end(entry)
+
+    def _take_over(self, node: SimulatedNode) -> None:
+        """The traffic goes on at another node."""
+        if node.engine is None or node.paused or node.old:
+            return
+        node.command("catch up")
+        created = take_over(node)
+        node.command("promote")
+        for entry in created:
+            self.workloads[node.name].adopt(entry)
+
+    def cut_power(self, dead: str, heir: str) -> None:
+        """All agree: what the one had is, to the last flow, what the other takes over.
+
+        A node whose traffic somebody took over before has nothing to leave.
+        """
+        left, node = self.nodes[dead], self.nodes[heir]
+        if node.old or left.old:
+            return
+        inherits = any(p.name == dead for p in sources(node.running.peers.values()))
+        flows = {key: entry.facts for key, entry in left.kernel.flows.items()}
+        self._lose_power(left)
+        self.clock.run_until(self.clock.now + self.rng.choice((0.01, 1.0, 5.0)))
+        before = set(node.kernel.flows)
+        take_over(node)
+        if not inherits or node.kernel.is_full:
+            return
+        for key, facts in flows.items():
+            entry = node.kernel.flows.get(key)
+            if entry is None:
+                raise Violation(f"{heir} did not take {key.hex()} over from {dead}")
+            alone = key not in before and len(self.nodes) == 2
+            if alone and entry.facts != as_injected(facts):
+                raise Violation(f"{heir} has {entry.facts} of {dead}'s {facts}")
+
+    def _make_room(self) -> None:
+        """Where peers keep a part only, what is there in the end has to fit."""
+        most = self.plan.settings.peer_flows_limit * 3 // 4
+        for node in self.nodes.values():
+            for entry in list(node.kernel.flows.values())[most:]:
+                node.kernel.end(entry)
+            for key in list(node.kernel.expectations)[most:]:
+                node.kernel.end_expectation(key)
 
     def _cut(
         self, fault: Fault, for_s: float, paths: tuple[tuple[str, ...], ...]
@@ -287,13 +347,13 @@ class Cluster:
 
     def rest(self) -> None:
         """Nothing happens any more: all stays equal, and only heartbeats are sent."""
-        before = {name: node.pumps for name, node in self.nodes.items()}
+        before = {name: node.wakes.total for name, node in self.nodes.items()}
         self.clock.run_until(self.clock.now + _REST_S)
         wrong = self.disagreement()
         if wrong:
             raise Violation(f"the agreement did not last: {wrong}")
         for name, node in self.nodes.items():
-            pumps = node.pumps - before[name]
+            pumps = node.wakes.total - before[name]
             if pumps > _REST_PUMPS * len(self.nodes):
                 raise Violation(f"{name} woke {pumps} times in {_REST_S} s of rest")
 

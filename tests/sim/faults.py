@@ -8,6 +8,7 @@ import random
 from dataclasses import dataclass
 
 COMMANDS = ("pull", "push", "verify", "resync kernel")
+CORRUPTIONS = ("flip", "drop", "add")  # of a record of a copy, in silence
 ROLES = ("promote", "demote", "fault")
 # Faults and how often each is drawn.
 _KINDS = {
@@ -73,7 +74,7 @@ def draw_corruptions(
     return tuple(
         Fault(
             rng.uniform(0.3, load_s + 0.3),
-            rng.choice(("flip", "drop", "add")),
+            rng.choice(CORRUPTIONS),
             tuple(rng.sample(nodes, 2)),
         )
         for _ in range(rng.choice((1, 2, 4)))

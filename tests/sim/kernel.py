@@ -147,6 +147,7 @@ class ModelKernel:
         self.flows: dict[bytes, Entry] = {}
         self.expectations: dict[bytes, ExpectationEntry] = {}
         self.events = 0
+        self.limit = 0  # of flows, 0 = none
         self.late_end_share = 0.0  # of reused tuples whose DESTROY comes after NEW
 
     def listen(self, limit: int, *, sticky: bool) -> EventQueue:
@@ -154,6 +155,11 @@ class ModelKernel:
         self.queue.closed = True
         self.queue = EventQueue(limit, sticky=sticky)
         return self.queue
+
+    @property
+    def is_full(self) -> bool:
+        """Is there no room for another flow?"""
+        return 0 < self.limit <= len(self.flows)
 
     # Flows
 

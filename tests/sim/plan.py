@@ -37,6 +37,8 @@ class Plan:
     wires: int = 1
     attacked: bool = False
     old: tuple[str, ...] = ()  # nodes of protocol 1.0
+    kernel_limits: tuple[int, ...] = ()  # flows that each kernel has room for, 0 = any
+    power_cut: bool = False  # in the end one node dies, another takes over
     faults: tuple[Fault, ...] = ()
 
     def pace(self, index: int) -> Pace:
@@ -55,6 +57,7 @@ class Plan:
             f"  security {self.security.mode}, {len(self.rotation)} changes of it, "
             f"{self.wires} wires, old: {','.join(self.old)}, "
             f" {'attacked' if self.attacked else 'no attacker'}",
+            f"  kernel limits {self.kernel_limits}, power cut: {self.power_cut}",
             *(f"  {pace}" for pace in self.paces),
             *(f"  {habits}" for habits in self.habits),
             f"  {self.primaries} primaries",

@@ -8,23 +8,21 @@ import random
 from collections.abc import Iterable
 
 from syncd.replication.peer import Peer
-from syncd.replication.roles import sources
 from syncd.replication.seal import Security
 from syncd.replication.settings import Settings
 
 from tests.sim.cluster import Cluster
-from tests.sim.ctnetlink import SRC_NAT, TCP, Facts, Tracker
-from tests.sim.decode import flow_facts
+from tests.sim.ctnetlink import SRC_NAT, TCP, Tracker
 from tests.sim.kernel import Entry
 from tests.sim.network import CALM, Weather
 from tests.sim.node import Habits, SimulatedNode
 from tests.sim.opening import Opening
 from tests.sim.plan import Plan
+from tests.sim.takeover import take_over
 from tests.sim.workload import Pace
 
 QUIET = Pace(initial=0, births=0.0)
 _ESTABLISHED_S = 432000
-_BE_LIBERAL = 0x08
 
 
 class Story(Cluster):
@@ -113,34 +111,9 @@ class Story(Cluster):
     def promote(self, name: str) -> None:
         """Put the peers' flows into this kernel, then take the role."""
         node = self.nodes[name]
-        engine = node.running
-        peers = sources(engine.peers.values())
-        own = engine.own.flows
-        held = {key: own.bodies[key] for key in own.held}
-        taken: set[bytes] = set()
-        for peer in peers:
-            if peer.claim < engine.roles.claim:
-                taken |= own.bodies.keys() - held.keys()
-            for key, body in peer.flows.bodies.items():
-                if key not in taken:
-                    self._inject(node, key, body)
-            taken |= peer.flows.bodies.keys()
-        for key, body in held.items():
-            if key not in taken:
-                self._inject(node, key, body)
-        for peer in peers:
-            peer.taken = (peer.inbox.epoch, peer.claim)
+        take_over(node)
         node.command("promote")
         node.command("resync kernel")
-
-    def _inject(self, node: SimulatedNode, key: bytes, body: bytes) -> None:
-        facts = _as_injected(flow_facts(key, body))
-        entry = node.kernel.flows.get(key)
-        if entry is None:
-            node.kernel.inject(facts, _ESTABLISHED_S)
-        else:
-            entry.set(facts, ("STATUS", "PROTOINFO", "LABELS", "MARK"))
-        node.running.own.flows.adopt([(key, body, 0.0)])
 
     def switch_over(self, old: str, new: str) -> None:
         """Planned: demote, move the address, promote. Masquerading dies with it."""
@@ -158,14 +131,3 @@ class Story(Cluster):
                 return
             self.wait(0.05)
         raise AssertionError(f"{node.name} does not get rid of what it has to tell")
-
-
-def _as_injected(facts: Facts) -> Facts:
-    """What the kernel makes of it (reference: the seven edits of an injection)."""
-    tracker = facts.tracker
-    if tracker is not None and facts.orig.protocol == TCP:
-        tracker = tracker._replace(
-            orig_flags=tracker.orig_flags & 7 | _BE_LIBERAL,
-            reply_flags=tracker.reply_flags & 7 | _BE_LIBERAL,
-        )
-    return facts._replace(tracker=tracker)

@@ -6,6 +6,7 @@ made then.
 
 import random
 
+import pytest
 from syncd.replication.settings import REFRESH, Settings
 
 from tests.sim.cluster import Cluster
@@ -15,6 +16,7 @@ from tests.sim.node import Habits
 from tests.sim.opening import Opening, announce
 from tests.sim.plan import Plan
 from tests.sim.story import QUIET, Story
+from tests.sim.workload import Pace
 
 CROWD = tuple(f"fw{number}" for number in range(1, 9))
 SIXTEEN = tuple(f"fw{number}" for number in range(1, 17))
@@ -96,3 +98,71 @@ def test_an_expectation_in_another_zone_keeps_no_ended_one_alive() -> None:
     story.settle(3.0)
     assert not story.peer("fw2", "fw1").expectations.bodies
     assert story.nodes["fw1"].losses == 2
+
+
+@pytest.mark.parametrize("tenths", range(0, 20, 3))
+def test_what_a_dead_node_had_does_not_expire_before_it_counts_as_lost(
+    tenths: int,
+) -> None:
+    """Seed 8191: in mode refresh with an `expire_s` shorter than `silence_s`."""
+    settings = Settings(mode=REFRESH, refresh_interval_s=1.0, expire_s=2.0)
+    story = Story("fw1", "fw2", settings=settings)
+    flows = story.open("fw1", 20)
+    story.wait(3.0 + tenths / 10)
+    story.nodes["fw1"].stop()
+    story.wait(6.0)
+    assert len(story.peer("fw2", "fw1").flows) == len(flows)
+
+
+def test_a_kernel_without_room_takes_what_fits_over_and_the_rest_later() -> None:
+    """What was refused is still at the peer: another promotion tries it again."""
+    story = Story("fw1", "fw2")
+    story.promote("fw1")
+    flows = story.open("fw1", 30)
+    story.settle(1.0)
+    kernel = story.nodes["fw2"].kernel
+    kernel.limit = 12
+    story.nodes["fw1"].stop()
+    story.promote("fw2")
+    assert len(kernel.flows) == 12
+    kernel.limit = 0
+    story.nodes["fw2"].command("demote")
+    story.promote("fw2")
+    assert kernel.flows.keys() == {flow.key for flow in flows}
+
+
+def test_a_table_at_its_limit_keeps_what_fits_is_not_ready_and_heals() -> None:
+    story = Story("fw1", "fw2", settings=Settings(peer_flows_limit=20))
+    flows = story.open("fw1", 50)
+    story.wait(2.0)
+    assert len(story.peer("fw2", "fw1").flows) == 20
+    assert not story.nodes["fw2"].running.ready
+    story.close("fw1", flows[:40])
+    story.settle(3.0)
+    story.wait(1.5)
+    assert story.nodes["fw2"].running.ready
+
+
+def test_a_copy_full_of_ended_flows_makes_room_for_those_that_live() -> None:
+    """Seed 20172: it asked for everything again before the sweep, for ever."""
+    story = Story("fw1", "fw2", settings=Settings(peer_flows_limit=20))
+    flows = story.open("fw1", 15)
+    story.settle(1.0)
+    story.isolate("fw2")
+    story.close("fw1", flows)
+    story.open("fw1", 15)
+    story.wait(5.0)
+    story.network.heal()
+    story.settle(3.0)
+
+
+def test_a_node_is_upgraded_in_mid_traffic() -> None:
+    story = Story("fw1", "fw2", "fw3", pace=Pace(initial=20, births=20.0), old=("fw2",))
+    node = story.nodes["fw2"]
+    node.stop()
+    node.old = False
+    node.start()
+    story.wait(1.0)
+    story.stop_load()
+    story.settle(3.0)
+    assert story.peer("fw1", "fw2").version == (1, 1)

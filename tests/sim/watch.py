@@ -9,7 +9,7 @@ A node that says it is ready has been told, of every peer it hears, all that is 
 than `LAG_S`: the history knows since when a copy has been out of date.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -172,6 +172,7 @@ class Watch:
         self._copies: dict[tuple[str, str, str], Copy] = {}
         self._names: set[str] = set()
         self.most_marks = 0
+        self._adopted: dict[str, set[bytes]] = {}
         self._corrupted: set[tuple[str, str]] = set()
 
     def started(self, name: str, engine: ReplicationEngine) -> None:
@@ -265,6 +266,15 @@ class Watch:
         if wrong:
             raise Violation(f"{observer}'s {kind} of {peer.name}: {wrong}")
 
+    def adopted(self, name: str, keys: Iterable[bytes]) -> None:
+        """A commit: peers are told of these, also if they have ended meanwhile."""
+        self._adopted.setdefault(name, set()).update(keys)
+
+    def _ever(self, name: str, kind: str) -> int:
+        """So many keys of that kind may wait to be told."""
+        adopted = self._adopted.get(name, ()) if kind == "flows" else ()
+        return len(self._history(name, kind).states) + len(adopted)
+
     def excuse(self, observer: str, of: str, kind: str, key: bytes) -> None:
         """This record of a copy is about to change in silence."""
         self._copies[observer, of, kind].excused.add(key)
@@ -286,8 +296,7 @@ class Watch:
             marks = len(table.marks)
             if marks > self.most_marks:
                 self.most_marks = marks
-                ever = len(self._history(node.name, kind).states)
-                if marks > ever:
+                if marks > self._ever(node.name, kind):
                     raise Violation(f"{node.name} has {marks} marks on {kind}")
         self._looks += 1
         if self._looks % _THOROUGH == 0:
@@ -300,7 +309,7 @@ class Watch:
             (engine.own.flows, "flows"),
             (engine.own.expectations, "expectations"),
         ):
-            if len(table.marks) > len(self._history(node.name, kind).states):
+            if len(table.marks) > self._ever(node.name, kind):
                 raise Violation(f"{node.name} has {len(table.marks)} marks on {kind}")
             if table.facts.keys() != table.bodies.keys():
                 raise Violation(f"{node.name}: facts and bodies of {kind} differ")
@@ -315,6 +324,8 @@ class Watch:
             if len(peer.departed.bodies) > ever:
                 raise Violation(f"{node.name} keeps more than {peer.name} ever had")
             for copy in (peer.flows, peer.expectations):
+                if len(copy) > node.settings.peer_flows_limit:
+                    raise Violation(f"{node.name} keeps {len(copy)} of {peer.name}")
                 if copy.told_s.keys() != copy.bodies.keys():
                     raise Violation(
                         f"{node.name}: times of {peer.name}'s records differ"

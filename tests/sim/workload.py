@@ -80,8 +80,9 @@ class Workload:
         self._run(self._any_life())
 
     def adopt(self, entry: Entry) -> None:
-        """Go on with a flow that another kernel opened."""
-        self._run(self._idle(entry, _ESTABLISHED_S))
+        """Go on with a flow that another kernel opened; it may end here."""
+        life = self._idle(entry, _ESTABLISHED_S)
+        self._run(self._expire(entry) if self._rng.random() < 0.5 else life)
 
     def _birth(self) -> None:
         if self.running and self._pace.births:
@@ -288,6 +289,8 @@ class Workload:
             tracker = holder.facts.tracker
             if tracker is None or tracker.state not in (_TIME_WAIT, _CLOSED):
                 raise Gone
+        if holder is None and self._kernel.is_full:
+            raise Gone  # the packet is dropped
         expected = announce(facts, announced, facts.helper) if announced else None
         return self._kernel.create(facts, timeout, expected)
 

@@ -6,8 +6,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from syncd.keys import KeyRing, parse
+
 _DATA = Path(__file__).parents[2] / "data" / "frames"
-VERSIONS = tuple(sorted(path.name for path in _DATA.iterdir() if path.is_dir()))
+_DIRECTORIES = sorted(path.name for path in _DATA.iterdir() if path.is_dir())
+VERSIONS = tuple(name for name in _DIRECTORIES if name[0].isdigit())
+SEALED = tuple(name for name in _DIRECTORIES if name.startswith("sealed-"))
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,11 @@ def recorded_frames(version: str) -> tuple[RecordedFrame, ...]:
             )
     assert found, f"no recorded frames of {version}"
     return tuple(found)
+
+
+def recorded_keys(version: str) -> KeyRing:
+    """The keys that the frames of a directory of `SEALED` are sealed with."""
+    return parse((_DATA / version / "keys").read_text(), f"{version}/keys")
 
 
 def digest(items: list[bytes]) -> str:

@@ -5,13 +5,18 @@ from dataclasses import asdict
 
 import msgpack
 import pytest
+from syncd.errors import FrameError
 from syncd.replication.frame import Coder, Data
+from syncd.replication.hello import Hello
+from syncd.replication.seal import ENFORCE, Sealer, Security
 
 from tests.unit.replication.recorded_frames import (
+    SEALED,
     VERSIONS,
     RecordedFrame,
     digest,
     recorded_frames,
+    recorded_keys,
 )
 
 # What a version said that no later one asks for: comparisons of 1.0.
@@ -35,29 +40,81 @@ def says(newer: object, older: object) -> bool:
     return newer == older
 
 
+def assert_as_meant(content: object, recorded: RecordedFrame) -> None:
+    """Does this version read in it what the one that sent it wrote?"""
+    place = f"{recorded.version} {recorded.session} {recorded.n}"
+    if recorded.hello is not None:
+        assert isinstance(content, Hello), place
+        assert says(
+            json.loads(json.dumps(asdict(content), default=bytes.hex)), recorded.hello
+        ), place
+        return
+    assert isinstance(content, Data), place
+    assert recorded.data is not None, place
+    for name, value in recorded.data.items():
+        if name in RETIRED:
+            continue
+        found = getattr(content, name)
+        if isinstance(value, int):
+            assert found == value, place
+        else:
+            assert [len(found), digest(found)] == value, place
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_recorded_frame_is_understood_as_it_was_meant(version: str) -> None:
     coder = Coder()
     for recorded in recorded_frames(version):
         frame = coder.unpack(recorded.datagram)
-        place = f"{version} {recorded.session} {recorded.n}"
-        assert frame.sender == recorded.sender, place
-        assert (frame.epoch, frame.number) == (recorded.epoch, recorded.number), place
-        content = frame.content
-        if recorded.hello is not None:
-            fields = json.loads(json.dumps(asdict(content)))
-            assert says(fields, recorded.hello), place
-            continue
-        assert isinstance(content, Data), place
-        assert recorded.data is not None, place
-        for name, value in recorded.data.items():
-            if name in RETIRED:
-                continue
-            found = getattr(content, name)
-            if isinstance(value, int):
-                assert found == value, place
-            else:
-                assert [len(found), digest(found)] == value, place
+        assert frame.sender == recorded.sender
+        assert (frame.epoch, frame.number) == (recorded.epoch, recorded.number)
+        assert_as_meant(frame.content, recorded)
+
+
+def sealer_of(version: str, node: str = "fw9", epoch: int = 1, at: int = 0) -> Sealer:
+    """Opens what was recorded; seals with the key at that place of the file."""
+    ring = recorded_keys(version).keys
+    secrets = {key.id: key.secret for key in ring}
+    return Sealer(node, epoch, Security(ENFORCE, secrets, ring[at].id))
+
+
+@pytest.mark.parametrize("version", SEALED)
+def test_every_recorded_sealed_frame_is_opened_and_understood(version: str) -> None:
+    coder, sealer = Coder(), sealer_of(version)
+    used = set()
+    for recorded in recorded_frames(version):
+        envelope = coder.unwrap(recorded.datagram)
+        assert envelope.sender == recorded.sender
+        assert (envelope.epoch, envelope.number) == (recorded.epoch, recorded.number)
+        payload = sealer.open(envelope, recorded.datagram)
+        assert_as_meant(coder.content(payload), recorded)
+        used.add(sealer.key_of(envelope.sender, envelope.epoch))
+    assert used == {key.id for key in recorded_keys(version).keys}
+
+
+@pytest.mark.parametrize("version", SEALED)
+def test_a_recorded_sealed_frame_would_be_sealed_to_the_same_bytes_today(
+    version: str,
+) -> None:
+    coder, sealer = Coder(), sealer_of(version)
+    for recorded in recorded_frames(version):
+        envelope = coder.unwrap(recorded.datagram)
+        payload = sealer.open(envelope, recorded.datagram)
+        key = {"fw1": 0, "fw2": 1}[recorded.sender]
+        again = sealer_of(version, recorded.sender, recorded.epoch, key)
+        place = envelope.payload[5]
+        assert again.seal(place, recorded.number, payload) == recorded.datagram
+
+
+@pytest.mark.parametrize("version", SEALED)
+def test_a_recorded_sealed_frame_with_one_bit_changed_is_refused(version: str) -> None:
+    coder = Coder()
+    for at, recorded in enumerate(recorded_frames(version)):
+        altered = bytearray(recorded.datagram)
+        altered[-1 - at % 40] ^= 1 << at % 8
+        datagram = bytes(altered)
+        with pytest.raises(FrameError):
+            sealer_of(version).open(coder.unwrap(datagram), datagram)
 
 
 def test_the_recorded_sessions_of_1_0_hold_what_they_promise() -> None:
