@@ -5,14 +5,13 @@ from one (`link[1].group`). TOML that cannot be read at all is `FILE:LINE: why`.
 Every client command imports this module: nothing slow is imported here.
 """
 
-import ipaddress
 import platform
 import re
 import tomllib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Final, Generic, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Final
 
+from syncd.config_filter import FilterConfig, read_filter
 from syncd.config_link import LinkConfig, read_links
 from syncd.errors import ConfigError
 from syncd.fingerprint import fingerprint
@@ -22,61 +21,10 @@ ALL_MARKS: Final = (1 << 32) - 1
 ALL_LABELS: Final = (1 << 128) - 1
 DEFAULT_SOCKET: Final = "/run/syncd/syncd.sock"
 
-# Names of /etc/protocols that make sense behind a conntrack entry.
-PROTOCOLS: Final[dict[str, int]] = {
-    "icmp": 1,
-    "igmp": 2,
-    "ipencap": 4,
-    "tcp": 6,
-    "udp": 17,
-    "dccp": 33,
-    "ipv6": 41,
-    "rsvp": 46,
-    "gre": 47,
-    "esp": 50,
-    "ah": 51,
-    "icmpv6": 58,
-    "ipv6-icmp": 58,
-    "ospf": 89,
-    "ipip": 94,
-    "pim": 103,
-    "vrrp": 112,
-    "l2tp": 115,
-    "sctp": 132,
-    "udplite": 136,
-}
-
-# Names as conntrack prints and conntrackd's filter reads them (CLOSED, LISTEN).
-TCP_STATES: Final[dict[str, int]] = {
-    "NONE": 0,
-    "SYN_SENT": 1,
-    "SYN_RECV": 2,
-    "ESTABLISHED": 3,
-    "FIN_WAIT": 4,
-    "CLOSE_WAIT": 5,
-    "LAST_ACK": 6,
-    "TIME_WAIT": 7,
-    "CLOSE": 8,
-    "CLOSED": 8,
-    "SYN_SENT2": 9,
-    "LISTEN": 9,
-}
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-_Item = TypeVar("_Item")
-
 _TOML_PLACE: Final = re.compile(r" \(at (?:line ([0-9]+), column [0-9]+|end of .*)\)$")
 _FILE_LIMIT: Final = 1 * MIB
 _MODES: Final = ("reliable", "refresh", "best-effort")
 _SOCKET_LIMIT: Final = 107  # sockaddr_un holds 108 bytes with the closing NUL
-
-
-@dataclass(frozen=True, slots=True)
-class Choice(Generic[_Item]):
-    """What passes: all that is in `accept`, if that is given, and not in `ignore`."""
-
-    accept: tuple[_Item, ...] = ()  # empty: everything is accepted
-    ignore: tuple[_Item, ...] = ()  # empty: nothing is ignored
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,15 +91,6 @@ class CommitConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class FilterConfig:
-    """Which flows are replicated; every choice that is given has to be passed."""
-
-    protocols: Choice[int] | None = None  # Numbers of layer 4 protocols.
-    addresses: Choice[Network] | None = None  # Networks of source or destination.
-    tcp_states: Choice[int] | None = None  # Numbers of TCP states, as in TCP_STATES.
-
-
-@dataclass(frozen=True, slots=True)
 class Config:
     """All that one daemon is told."""
 
@@ -162,7 +101,7 @@ class Config:
     security: SecurityConfig = SecurityConfig()
     kernel: KernelConfig = KernelConfig()
     commit: CommitConfig = CommitConfig()
-    filter: FilterConfig = FilterConfig()
+    filter: FilterConfig = field(default_factory=FilterConfig)
     fingerprint: str = ""  # Of the file it was read from.
 
 
@@ -206,7 +145,7 @@ def parse(text: str, file: str, host: str | None = None) -> Config:
         security=_security(root.section("security")),
         kernel=_kernel(root.section("kernel")),
         commit=_commit(root.section("commit")),
-        filter=_filter(root.section("filter")),
+        filter=read_filter(root.section("filter")),
     )
     root.finish()
     if problems:
@@ -312,51 +251,6 @@ def _commit(section: Section) -> CommitConfig:
     labels = section.flag("labels", default=True)
     section.finish()
     return CommitConfig(timeout, mark_mask, labels, int(label_mask, 16))
-
-
-def _filter(section: Section) -> FilterConfig:
-    result = FilterConfig(
-        _choice(section, "protocols", "names such as tcp or numbers", _protocol),
-        _choice(section, "addresses", "networks such as 10.0.0.0/8", _network),
-        _choice(section, "tcp_states", f"of {', '.join(TCP_STATES)}", _tcp_state),
-    )
-    section.finish()
-    return result
-
-
-def _choice(
-    section: Section, key: str, rule: str, read: Callable[[object], _Item | None]
-) -> Choice[_Item] | None:
-    if key not in section:
-        section.take(key)
-        return None
-    inner = section.section(key)
-    if "accept" not in inner and "ignore" not in inner:
-        section.refuse(key, "must have accept = [...] or ignore = [...]")
-    choice = Choice(
-        inner.items("accept", rule, read), inner.items("ignore", rule, read)
-    )
-    inner.finish()
-    return choice
-
-
-def _protocol(value: object) -> int | None:
-    if isinstance(value, str):
-        return PROTOCOLS.get(value.lower())
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255:
-        return value
-    return None
-
-
-def _network(value: object) -> Network | None:
-    try:
-        return ipaddress.ip_network(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
-
-
-def _tcp_state(value: object) -> int | None:
-    return TCP_STATES.get(value) if isinstance(value, str) else None
 
 
 def _helper(value: object) -> str | None:

@@ -29,6 +29,8 @@ _HELP: Final = {
     "sealing": "Do frames leave encrypted and authenticated?",
     "flows": "Flows in the own table, and of all peers.",
     "expectations": "Expectations in the own table, and of all peers.",
+    "ignored_records_total": "Records that were left out, by key of [filter].",
+    "young_flows": "Flows that wait until they are old enough (min_age_s).",
     "kernel_events_total": "Events that the kernel reported.",
     "kernel_overruns_total": "How often the event queue was full.",
     "kernel_lost_events_total": "Events that did not fit into the queue.",
@@ -100,6 +102,13 @@ def _lines(status: Mapping[str, object]) -> Iterator[str]:
             for owner in ("own", "peer")
         ]
         yield from _family(what, "gauge", samples)
+    own = _mapping(tables["own"])
+    ignored = [
+        (_labels(key=key), str(count))
+        for key, count in _mapping(own["ignored"]).items()
+    ]
+    yield from _family("ignored_records_total", "counter", ignored)
+    yield from _family("young_flows", "gauge", [("", str(own["young"]))])
     kernel = _mapping(status["kernel"])
     for name in _KERNEL_COUNTERS:
         yield from _family(f"kernel_{name}_total", "counter", [("", str(kernel[name]))])

@@ -94,7 +94,7 @@ class Node:
             config.control.socket, self.operations, self._failed
         )
         self._failure: Exception | None = None
-        self._watcher: asyncio.Task[None] | None = None
+        self._watchers: list[asyncio.Task[None]] = []
         self._looked_at: float | None = None  # when every interface was seen once
         self._timer: asyncio.TimerHandle | None = None
         self._sending: asyncio.Task[None] | None = None
@@ -107,9 +107,12 @@ class Node:
             for warning in host.prepare_events():
                 _LOG.warning(warning)
             await self.control.start()
-            self._watcher = asyncio.create_task(self._watch())
-            self._watcher.add_done_callback(self._watch_ended)
-            self.listener.start()
+            self._watchers = [
+                asyncio.create_task(self._watch()),
+                asyncio.create_task(self._watch_addresses()),
+            ]
+            for watcher in self._watchers:
+                watcher.add_done_callback(self._watch_ended)
             if self.warm is not None:
                 self.warm.start()
             self.unspoken.start()
@@ -125,7 +128,7 @@ class Node:
         if self._timer is not None:
             self._timer.cancel()
         await self.control.close()
-        for task in (self._watcher, self._sending):
+        for task in (*self._watchers, self._sending):
             if task is not None:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
@@ -196,6 +199,18 @@ class Node:
                     self._looked_at = time.monotonic()
                 self.pump()
 
+    async def _watch_addresses(self) -> None:
+        """Tell the engine this node's addresses; it listens when it knows them."""
+        listening = False
+        async with contextlib.aclosing(host.watch_addresses()) as changes:
+            async for addresses in changes:
+                self.engine.use_addresses(addresses, time.monotonic())
+                if listening:
+                    self.pump()
+                else:
+                    self.listener.start()
+                    listening = True
+
     def _watch_ended(self, watch: asyncio.Task[None]) -> None:
         if not watch.cancelled() and (error := watch.exception()) is not None:
             self._failed(error if isinstance(error, Exception) else RuntimeError())
@@ -225,6 +240,8 @@ class Node:
         now = time.monotonic()
         known = self._tell_links(now)
         self.engine.tick(now)
+        if self.engine.own.lookups:
+            self.listener.look_up()
         if self.engine.agreement.ended_elsewhere:
             self.operations.delete_ended()
         datagrams = self.engine.send(now) if known and self.bundle.active else []

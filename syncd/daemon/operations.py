@@ -282,7 +282,7 @@ class Operations:
         """Delete from the kernel what the filter admits."""
         own = self._engine.own
         reader = RecordReader()
-        accepts = self._node.filter.accepts
+        admits, now = self._engine.admission.admits, time.monotonic()
         count = 0
         kinds: tuple[Dumped, ...] = ("expectations", "flows")
         for what in kinds:
@@ -290,7 +290,7 @@ class Operations:
                 record[1]
                 async for chunk in self._node.reader.dump(what)
                 for record in reader.read(chunk)
-                if accepts(record[1], record[2])
+                if admits(record[1], record[2], now)
             ]
             for at in range(0, len(keys), _DELETE_BATCH):
                 batch = [

@@ -71,6 +71,8 @@ def status_object(
                 "marked": len(engine.own.flows.marks)
                 + len(engine.own.expectations.marks),
                 "filtered": engine.own.ignored,
+                "ignored": engine.admission.ignored_by_key(),
+                "young": len(engine.admission.young.flows),
                 "oversized": engine.outbox.oversized,
             },
             "peer": {

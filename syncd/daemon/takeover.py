@@ -20,7 +20,7 @@ from syncd.flows.batch import TimedRecord
 from syncd.flows.commit import CommitPlan, Result
 from syncd.flows.committed import SETTLED_S, Committed, Records
 from syncd.flows.masks import Masks
-from syncd.flows.selection import select
+from syncd.flows.selection import Wanted, select
 from syncd.kernel import host
 from syncd.kernel.requests import RequestSocket, carry_out
 from syncd.replication.engine import ReplicationEngine
@@ -81,14 +81,19 @@ class Takeover:
         own, claim = self._engine.own, self._engine.roles.claim
         releasing = take_held and bool(own.flows.held or own.expectations.held)
         told, ranks = ranked_flows(peers, claim)
-        flows = select(told, own.flows, began, take_held=take_held, ranks=ranks)
+        judge = Wanted(self._engine.admission.filter)
+        flows = select(
+            *(told, own.flows, began),
+            take_held=take_held,
+            ranks=ranks,
+            wanted=None if judge.any_flow else judge.flow,
+        )
         told = [(peer.expectations, peer.claim < claim) for peer in peers]
         expectations = select(
-            told,
-            own.expectations,
-            began,
+            *(told, own.expectations, began),
             take_held=take_held,
             ranks=[peer.claim for peer in peers],
+            wanted=judge.expectation,
         )
         held: Mapping[bytes, bytes] = own.flows.bodies
         if own.flows.held:  # our kernel has forgotten these

@@ -53,6 +53,7 @@ class Warm:
         self.standby = Standby(
             engine.node, engine.own, engine.peers, engine.roles, long_s
         )
+        self.standby.wants = engine.admission.wants
         self._engine = engine
         self._requests = requests
         self._listener = listener

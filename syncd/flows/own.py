@@ -132,7 +132,7 @@ class Own:
                 if mask & _HELPED:
                     self._helped.note(key, body, mask)
                 if planted or uprooted:
-                    self._claim(key)
+                    self.claim(key)
             elif kind > _DUMP:
                 later.append(record)
             elif kind == _END and mask & _STATUS_BIT and body[body[0] + 6] & _NAT_CLASH:
@@ -181,7 +181,7 @@ class Own:
             del self.planted[key]
         return True
 
-    def _claim(self, key: bytes) -> None:
+    def claim(self, key: bytes) -> None:
         """The kernel made this record itself: it is own from now on."""
         self.planted.pop(key, None)
         self.uprooted.pop(key, None)
@@ -339,12 +339,12 @@ class Own:
         for record in records:
             key = plain = record[1]
             if record[0] == EXP_NEW:
-                self._claim(plain)
+                self.claim(plain)
             if plain in self.planted:
                 if record[0] == EXP_END:
                     self._uproot(plain)
             elif record[0] == EXP_END:
-                key = self._expectation_key(plain, record[3])
+                key = self.expectation_key(plain, record[3])
                 expectations.ended(key, record[3])
             else:
                 record = self._in_zone(record)
@@ -355,7 +355,7 @@ class Own:
                     # without an event (ctnetlink.md, section 8): read it now, and
                     # once more, for it does so after it raised this event.
                     master = master_of(record[2])
-                    self._claim(master)  # it talks here
+                    self.claim(master)  # it talks here
                     self._ask_masters(master)
                     self._helped.ask_soon(master)
                     if self.flows.touched is not None:
@@ -367,6 +367,15 @@ class Own:
                     expectations.touched.add(key)
             if expectations.touched is not None:
                 self._told_expectations.add(record[3])
+
+    def was_told(self, ident: bytes) -> bool:
+        """Did an event tell of this expectation since the dump began?"""
+        return ident in self._told_expectations
+
+    def has_flow(self, plain: bytes) -> bool:
+        """Is a flow with this tuple here, in whatever zone?"""
+        masters = self._zoned.masters(plain, self.flows.bodies)
+        return next(masters, None) is not None
 
     def _ask_masters(self, plain: bytes) -> None:
         """Look up every flow with the tuple of a master, known or not."""
@@ -387,7 +396,7 @@ class Own:
             record if zone is None else (kind, with_zone(key, zone), body, ident, mask)
         )
 
-    def _expectation_key(self, plain: bytes, ident: bytes) -> bytes:
+    def expectation_key(self, plain: bytes, ident: bytes) -> bytes:
         """Under which key an expectation is stored that the kernel names plainly."""
         facts = self.expectations.facts
         if plain in facts and facts[plain][0] == ident:

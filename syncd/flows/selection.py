@@ -5,14 +5,21 @@ of what they hold at this moment. The rule: somebody waits for the commit, so no
 done here for each record but a copy of references; records are made when they are used.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, combinations, compress, groupby
 
 from syncd.errors import RecordError
 from syncd.flows import nla
 from syncd.flows.batch import TimedRecord
-from syncd.flows.record import CTA_EXPECT_TIMEOUT, CTA_STATUS, CTA_TIMEOUT
+from syncd.flows.filter import ACCEPTED, RecordFilter
+from syncd.flows.record import (
+    CTA_EXPECT_TIMEOUT,
+    CTA_STATUS,
+    CTA_TIMEOUT,
+    master_of,
+)
 from syncd.flows.table import OwnTable, Table
+from syncd.flows.zones import plain_key
 
 _ASSURED = 0x4  # include/uapi/linux/netfilter/nf_conntrack_common.h
 _Part = tuple[Sequence[bytes], Sequence[bytes], Sequence[float]]
@@ -38,6 +45,40 @@ class Selection:
         )
 
 
+class Wanted:
+    """What the filter lets into this kernel; expectations go with their masters."""
+
+    __slots__ = ("_filter", "_left_out")
+
+    def __init__(self, record_filter: RecordFilter) -> None:
+        self._filter = record_filter
+        self._left_out: set[bytes] = set()  # tuples of flows
+
+    @property
+    def any_flow(self) -> bool:
+        """Need flows not be asked about?"""
+        return not self._filter.restricts_flows
+
+    def flow(self, key: bytes, body: bytes) -> bool:
+        """Is it to be committed? How old it has to be is its owner's affair."""
+        try:
+            if self._filter.verdict(key, body, None) == ACCEPTED:
+                return True
+            self._left_out.add(plain_key(key))
+        except RecordError:
+            return True  # the commit counts it
+        return False
+
+    def expectation(self, _key: bytes, body: bytes) -> bool:
+        """Is it to be committed? Ask about the flows first."""
+        try:
+            return self._filter.accepts_helper(body) and (
+                not self._left_out or master_of(body) not in self._left_out
+            )
+        except RecordError:
+            return True
+
+
 def select(
     tables: Sequence[tuple[Table, bool]],
     own: OwnTable,
@@ -45,13 +86,15 @@ def select(
     *,
     take_held: bool = False,
     ranks: Sequence[int] = (),
+    wanted: Callable[[bytes, bytes], bool] | None = None,
 ) -> Selection:
     """What the tables hold; of one key the first table that has it counts.
 
     Tables of the same rank stand side by side: of one key the newest body counts (see
     docs/adr/0011). Without `ranks` each table has its own.
     The flag of a table says that own records are newer than its. `take_held` adds the
-    own records whose end is held back and of which no table tells.
+    own records whose end is held back and of which no table tells. What is not
+    `wanted` is left out; of own records that was asked before.
     """
     parts: list[_Part] = []
     taken: set[bytes] = set()
@@ -68,6 +111,11 @@ def select(
             free = [key not in taken and key not in older for key in keys]
             keys, bodies = list(compress(keys, free)), list(compress(bodies, free))
             told_s = list(compress(told_s, free))
+        if wanted is not None:
+            free = list(map(wanted, keys, bodies))
+            if not all(free):
+                keys, bodies = list(compress(keys, free)), list(compress(bodies, free))
+                told_s = list(compress(told_s, free))
         parts.append((keys, bodies, told_s))
         if table is not filled[-1]:
             taken.update(keys)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from syncd.config import PROTOCOLS
+from syncd.config_filter import PROTOCOLS
 from syncd.errors import ControlError
 from syncd.flows import numbers as n
 from syncd.flows.shape import (

@@ -37,13 +37,17 @@ _NLMSG_ERROR = 2
 _ANSWER_S = 2.0
 
 # linux/rtnetlink.h, linux/if.h and linux/if_addr.h
-_LINK_AND_ADDRESS_GROUPS = 0x1 | 0x10 | 0x100
+_ADDRESS_GROUPS = 0x10 | 0x100
+_LINK_AND_ADDRESS_GROUPS = 0x1 | _ADDRESS_GROUPS
 _IFF_UP = 0x1
 _IFF_RUNNING = 0x40
 _IFA_F_OPTIMISTIC = 0x04
 _IFA_F_DADFAILED = 0x08
 _IFA_F_TENTATIVE = 0x40
 _RESTART_S = 1.0
+
+# address -> interface, prefix length and local address it belongs to
+_Places = dict[bytes, set[tuple[int, int, str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +168,45 @@ async def watch_interfaces(
         except (OSError, NetlinkError) as error:  # an overrun: look at all anew
             _LOG.warning("interfaces: %s, looking again", _reason(error))
             await asyncio.sleep(_RESTART_S)
+
+
+async def watch_addresses() -> AsyncGenerator[frozenset[bytes], None]:
+    """All addresses of this host, broadcast ones too: now, and after each change."""
+    known: frozenset[bytes] | None = None
+    while True:
+        try:
+            async with AsyncIPRoute() as news, AsyncIPRoute() as routes:
+                await news.bind(groups=_ADDRESS_GROUPS)
+                # An address may be on several interfaces, and leave one of them.
+                places: _Places = {}
+                async for entry in await routes.get_addr():
+                    _note_address(places, entry, present=True)
+                while True:
+                    if frozenset(places) != known:
+                        known = frozenset(places)
+                        yield known
+                    async for message in news.get():  # of one datagram
+                        if message["event"] in ("RTM_NEWADDR", "RTM_DELADDR"):
+                            present = message["event"] == "RTM_NEWADDR"
+                            _note_address(places, message, present=present)
+        except (OSError, NetlinkError) as error:  # an overrun: read all anew
+            _LOG.warning("addresses: %s, looking again", _reason(error))
+            await asyncio.sleep(_RESTART_S)
+
+
+def _note_address(places: _Places, entry: nlmsg, *, present: bool) -> None:
+    own = entry.get_attr("IFA_LOCAL") or entry.get_attr("IFA_ADDRESS")
+    place = (entry["index"], entry["prefixlen"], str(own))
+    for address in (own, entry.get_attr("IFA_BROADCAST")):
+        if not address:
+            continue
+        packed = ipaddress.ip_address(_plain(address)).packed
+        if present:
+            places.setdefault(packed, set()).add(place)
+        elif packed in places:
+            places[packed].discard(place)
+            if not places[packed]:
+                del places[packed]
 
 
 def _effective_capabilities(status: Path) -> int | None:

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from itertools import islice
 
 from syncd.errors import FrameError
+from syncd.flows.admission import Admission
 from syncd.flows.filter import RecordFilter
 from syncd.flows.own import Own
 from syncd.flows.reader import RecordReader
-from syncd.flows.record import END, EXP_END, Record
 from syncd.replication.agreement import Agreement
 from syncd.replication.departure import Departure
 from syncd.replication.frame import Frame, Numbered
@@ -63,7 +63,7 @@ class ReplicationEngine:
         self.departure = Departure(self.agreement.coder, self.sealer, self.paths)
         self._switches = 0  # of the links, as far as they are in the log
         self._paths_at = now  # when the links are judged again
-        self._filter = record_filter
+        self.admission = Admission(self.own, record_filter)
         self.readiness = Readiness(now, settings.silence_s, settings.ready_timeout_s)
         self._now = now
         self._release_at = now  # when held ends are looked through again
@@ -85,10 +85,11 @@ class ReplicationEngine:
     def kernel_events(self, messages: Sequence[bytes], now: float) -> None:
         """Take netlink messages: events, and replies to single GETs."""
         self._go_on(now)
-        self.own.apply(self._admitted(self.reader.read(messages)), now)
+        self.admission.events(self.reader.read(messages), now)
         if len(self.own.lookups) > _LOOKUPS_LIMIT:
             self.own.lookups.clear()
             self.dump_wanted = True
+        self.dump_wanted |= self.admission.reread
 
     def take_lookups(self) -> list[bytes]:
         """Keys of flows to GET from the kernel now; more may be left."""
@@ -108,50 +109,32 @@ class ReplicationEngine:
         """A dump of the kernel's tables starts (events are subscribed before)."""
         self._now = now
         self.dump_wanted = False
-        self.own.begin_dump()
+        self.admission.begin_dump(now)
 
     def dump_part(self, messages: Sequence[bytes], now: float) -> None:
         """A part of the dump, flows before expectations."""
         self._now = now
-        self.own.fill(self._admitted(self.reader.read(messages)))
+        self.admission.dump_part(self.reader.read(messages), now)
 
     def end_dump(self, now: float) -> int:
         """The dump is complete: sweep; return how many records were gone."""
         self._now = now
         self.kernel_read = True
-        return self.own.end_dump(now)
+        return self.admission.end_dump(now)
 
     def abort_dump(self) -> None:
         """The dump failed: what it showed so far stays, nothing is swept."""
-        self.own.abort_dump()
+        self.admission.abort_dump()
 
     def change_filter(self, record_filter: RecordFilter) -> None:
         """Another filter from now on; the next dump makes the tables obey it."""
-        self._filter = record_filter
-        for table in (self.own.flows, self.own.expectations):
-            unwanted = [
-                key
-                for key, body in table.bodies.items()
-                if not record_filter.accepts(key, body)
-            ]
-            for key in unwanted:
-                table.end(key)
+        self.admission.change_filter(record_filter)
         self.dump_wanted = True
 
-    def _admitted(self, records: list[Record]) -> list[Record]:
-        """Drop what the filter does not want; what it no longer wants has ended."""
-        if self._filter.empty:
-            return records
-        admitted = []
-        for record in records:
-            kind, key, body, _, _ = record
-            if kind in (END, EXP_END) or self._filter.accepts(key, body):
-                admitted.append(record)
-                continue
-            self.own.ignored += 1
-            self.own.flows.end(key)
-            self.own.expectations.end(key)
-        return admitted
+    def use_addresses(self, addresses: frozenset[bytes], now: float) -> None:
+        """The addresses of this node, packed, as they are now."""
+        self._now = now
+        self.admission.use_addresses(addresses, now)
 
     # The peers' side
 
@@ -331,7 +314,7 @@ class ReplicationEngine:
             return self._now
         agreement = self.agreement
         due = min(agreement.hello_at, agreement.ack_at, agreement.probe_at)
-        due = max(due, agreement.quiet_until)
+        due = min(max(due, agreement.quiet_until), self.admission.deadline())
         if self._pace.watching:
             due = min(due, self._now + self.settings.slow_peer_s / 4)
         if self.outbox.acked and self.outbox.window_open:
@@ -360,6 +343,7 @@ class ReplicationEngine:
     def tick(self, now: float) -> None:
         """What time alone brings: silent peers, proofs that are too old."""
         self._go_on(now)
+        self.admission.tick(now)
         self.comparison.forget_old(self.peers, now)
         if now >= self._paths_at:
             self._paths_at = now + self.settings.hello_interval_s / 2

@@ -14,7 +14,7 @@ one as long as he has time. The rules (docs/adr/0012):
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from syncd.errors import RecordError
@@ -61,6 +61,7 @@ class Standby:
         self.rounds = 0  # when one begins, all that was touched before is through
         self.room: int | None = None  # entries that the kernel's table has room for
         self.register = Planted(own, long_s)
+        self.wants: Callable[[bytes, bytes], bool] = _anything  # the filter's word
         self._own = own
         self._peers = peers
         self._roles = roles
@@ -175,7 +176,7 @@ class Standby:
                     self._ended.add(key)
                     self._looks.append(key)
             elif held is None:
-                if self._until(key, told) > now:
+                if self._until(key, told) > now and self.wants(key, told[1]):
                     self._plant(key, told[1], now)
             elif held != told[1]:
                 if _is_another(key, held, told[1]):
@@ -423,6 +424,10 @@ class Standby:
             self.register.forget(key)
         self.adopting = taken
         return taken
+
+
+def _anything(_key: bytes, _body: bytes) -> bool:
+    return True
 
 
 def _is_another(key: bytes, held: bytes, told: bytes) -> bool:

@@ -4,7 +4,7 @@ In: the arguments of `syncd.replication.engine.ReplicationEngine`. Out: an engin
 test drives like any other.
 """
 
-from syncd.config import FilterConfig
+from syncd.config_filter import FilterConfig
 from syncd.flows.filter import RecordFilter
 from syncd.replication.settings import Settings
 

@@ -15,7 +15,8 @@ from typing import cast
 
 import msgpack
 from syncd import keys
-from syncd.config import FilterConfig, parse
+from syncd.config import parse
+from syncd.config_filter import FilterConfig
 from syncd.daemon.commands import COMMANDS, read_request
 from syncd.errors import ConfigError, ControlError, FrameError, RecordError
 from syncd.flows import view

@@ -8,7 +8,7 @@ import msgpack
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from syncd.config import FilterConfig
+from syncd.config_filter import FilterConfig
 from syncd.errors import FrameError
 from syncd.flows.filter import RecordFilter
 from syncd.replication.engine import ReplicationEngine

@@ -9,7 +9,7 @@ from struct import pack
 
 from hypothesis import example, given
 from hypothesis import strategies as st
-from syncd.config import Choice, FilterConfig
+from syncd.config_filter import Choice, FilterConfig
 from syncd.errors import RecordError
 from syncd.flows.filter import RecordFilter
 from syncd.flows.nla import attributes, values, walk

@@ -37,6 +37,8 @@ group = "225.0.0.50"
 [security]
 {security}
 """
+# For tests that compare whole kernels in which the links themselves are tracked.
+OWN_TOO = '[filter]\nown_addresses = "accept"\n'
 OPEN = 'mode = "off"'  # most tests are about something else
 
 

@@ -79,7 +79,7 @@ def test_the_two_ends_of_a_link_may_have_different_mtus(
 
 
 def _two_links(lab: Lab, directory: Path) -> Cluster:
-    made = Cluster(lab, directory)
+    made = Cluster(lab, directory, more=cluster.OWN_TOO)
     lab.bridge(made.switch, "second")
     for number, node in enumerate(made.nodes, 1):
         lab.plug(node.namespace, "eth3", made.switch, "second")

@@ -75,7 +75,7 @@ SECOND_LINK = '[[link]]\ntype = "multicast"\ninterface = "eth3"\ngroup = "225.0.
 
 
 def _two_links(lab: Lab, directory: Path) -> tuple[Cluster, Callable[[str, str], None]]:
-    made = Cluster(lab, directory, more=SECOND_LINK)
+    made = Cluster(lab, directory, more=SECOND_LINK + cluster.OWN_TOO)
     lab.bridge(made.switch, "second")
     for number, node in enumerate(made.nodes, 1):
         lab.plug(node.namespace, "eth3", made.switch, "second")
@@ -156,7 +156,7 @@ def test_a_tcp_link_carries_a_load_over_a_network_that_loses_little(
 
 def _three_links(lab: Lab, directory: Path, order: tuple[int, ...]) -> Cluster:
     """One link of each type, each over a bridge of its own."""
-    made = Cluster(lab, directory)
+    made = Cluster(lab, directory, more=cluster.OWN_TOO)
     for place, name in ((98, "eth3"), (97, "eth4")):
         lab.bridge(made.switch, f"bridge{place}")
         for number, node in enumerate(made.nodes, 1):

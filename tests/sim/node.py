@@ -10,7 +10,7 @@ import random
 from collections import deque
 from dataclasses import dataclass
 
-from syncd.config import FilterConfig
+from syncd.config_filter import FilterConfig
 from syncd.flows.batch import TimedRecord
 from syncd.flows.filter import RecordFilter
 from syncd.replication.engine import ReplicationEngine

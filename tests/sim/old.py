@@ -6,7 +6,7 @@ one link, no keys and no proof of equality.
 
 from typing import cast
 
-from syncd.config import FilterConfig
+from syncd.config_filter import FilterConfig
 from syncd.flows.filter import RecordFilter
 from syncd.replication.engine import ReplicationEngine
 from syncd.replication.settings import Settings

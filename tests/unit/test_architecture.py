@@ -33,15 +33,18 @@ HOMES = {
     "xxhash": "syncd/flows/digest.py",
     "zstandard": "syncd/replication/frame.py",
 }
-BASE = frozenset({"syncd.errors", "syncd.config", "syncd.config_link"})
+BASE = frozenset(
+    {"syncd.errors", "syncd.config", "syncd.config_filter", "syncd.config_link"}
+)
 _READING = frozenset({"syncd.errors", "syncd.section", "syncd.fingerprint"})
 # What a room may import besides itself; a name covers the modules below it.
 DOORS = {
     "errors": frozenset[str](),
     "section": frozenset({"syncd.errors"}),
+    "config_filter": frozenset({"syncd.section"}),
     "config_link": frozenset({"syncd.errors", "syncd.section"}),
     "fingerprint": frozenset[str](),
-    "config": _READING | {"syncd.config_link"},
+    "config": _READING | {"syncd.config_filter", "syncd.config_link"},
     "keys": frozenset({"syncd.errors"}),
     "flows": BASE,
     "replication": BASE | {"syncd.flows"},

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from syncd import config
-from syncd.config import Choice, Config, load, parse
+from syncd.config import Config, load, parse
+from syncd.config_filter import Choice, FilterConfig
 from syncd.config_link import LinkConfig
 from syncd.errors import ConfigError
 from syncd.flows.masks import Masks
@@ -139,6 +140,18 @@ def test_a_syntax_error_names_the_line() -> None:
         ("filter", "protocols", '["tcp"]', "must be a table"),
         ("filter", "addresses", '{ ignore = ["10.0.0.1/8"] }', "10.0.0.0/8"),
         ("filter", "tcp_states", '{ accept = ["OPEN"] }', "ESTABLISHED"),
+        ("filter", "marks", '{ accept = ["0x1f/0xf0"] }', "a mask that covers it"),
+        ("filter", "marks", "{ accept = [4294967296] }", "marks such as 7"),
+        ("filter", "marks", "{ accept = [-1] }", "marks such as 7"),
+        ("filter", "marks", '{ ignore = ["red"] }', "marks such as 7"),
+        ("filter", "zones", "{ accept = [65536] }", "zones from 0 to 65535"),
+        ("filter", "zones", '{ accept = ["both:5"] }', "orig:5"),
+        ("filter", "zones", "{ accept = [true] }", "zones from 0 to 65535"),
+        ("filter", "nat", '{ accept = ["snat"] }', "src, dst, any, none"),
+        ("filter", "min_age_s", "-1", "seconds from 0 to 86400"),
+        ("filter", "min_age_s", '"10"', "seconds from 0 to 86400"),
+        ("filter", "own_addresses", "true", '"ignore" or "accept"'),
+        ("filter", "own", '"accept"', "own_addresses"),
         ("filter", "tcp_states", '{ acept = ["CLOSE"], ignore = ["CLOSE"] }', "mean"),
     ],
 )
@@ -188,6 +201,11 @@ def test_a_filter_holds_numbers_and_networks() -> None:
         protocols = { accept = ["tcp", 17, "ICMPv6", "gre"] }
         addresses = { ignore = ["127.0.0.0/8", "fd00::/8", "10.0.0.1"] }
         tcp_states = { accept = ["ESTABLISHED", "CLOSED", "LISTEN"] }
+        marks = { accept = [7, "0x10/0xf0"], ignore = ["0/0x1"] }
+        zones = { ignore = [5, "orig:6", "reply:65535"] }
+        nat = { accept = ["src", "none"] }
+        min_age_s = 2.5
+        own_addresses = "accept"
         """,
         "f",
     ).filter
@@ -199,6 +217,15 @@ def test_a_filter_holds_numbers_and_networks() -> None:
         )
     )
     assert read.tcp_states == Choice(accept=(3, 8, 9))
+    assert read.marks == Choice(((7, 0xFFFFFFFF), (0x10, 0xF0)), ((0, 1),))
+    assert read.zones == Choice(ignore=(("", 5), ("orig", 6), ("reply", 65535)))
+    assert read.nat == Choice(accept=("src", "none"))
+    assert read.min_age_s == 2.5
+    assert read.own_addresses == "accept"
+
+
+def test_an_empty_filter_leaves_out_what_is_the_nodes_own_and_nothing_else() -> None:
+    assert parse(LEAST, "f").filter == FilterConfig(own_addresses="ignore")
 
 
 def test_the_same_thing_twice_in_a_list_is_refused() -> None:

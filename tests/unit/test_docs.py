@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from syncd import config, config_link
+from syncd import config, config_filter, config_link
 from syncd.cli import main
 from syncd.config import Config, load, parse
 
@@ -31,7 +31,7 @@ SECTIONS = {
     "security": config.SecurityConfig,
     "kernel": config.KernelConfig,
     "commit": config.CommitConfig,
-    "filter": config.FilterConfig,
+    "filter": config_filter.FilterConfig,
 }
 
 

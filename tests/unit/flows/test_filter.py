@@ -1,9 +1,10 @@
 """Each set of the filter means the same for every record that is asked about."""
 
+from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 import pytest
-from syncd.config import Choice, FilterConfig
+from syncd.config_filter import Choice, FilterConfig
 from syncd.flows.filter import RecordFilter
 from syncd.flows.nla import attributes, tlv
 from syncd.flows.reader import RecordReader
@@ -18,6 +19,7 @@ from syncd.flows.record import (
 
 from tests.unit.flows.recorded import recorded
 
+ALL = FilterConfig(own_addresses="accept")
 Network = IPv4Network | IPv6Network
 
 CLIENT, SERVER, FIREWALL = "10.77.1.10/32", "10.77.2.10/32", "10.77.2.1/32"
@@ -53,7 +55,7 @@ def of_states(
 
 def test_a_filter_without_sets_is_empty_and_accepts_all() -> None:
     nothing: Choice[int] = Choice()
-    for config in (FilterConfig(), FilterConfig(protocols=nothing)):
+    for config in (ALL, replace(ALL, protocols=nothing)):
         record_filter = RecordFilter(config)
         assert record_filter.empty
         every = RecordReader().read([said.message for said in recorded()])
@@ -65,8 +67,10 @@ def test_any_set_makes_the_filter_not_empty() -> None:
     assert not RecordFilter(FilterConfig(protocols=some)).empty
     assert not RecordFilter(FilterConfig(tcp_states=some)).empty
     assert not of_addresses(ignore=CLIENT).empty
-    assert not RecordFilter(FilterConfig(), expectations=False).empty
-    assert not RecordFilter(FilterConfig(), ("ftp",)).empty
+    assert not RecordFilter(ALL, expectations=False).empty
+    assert not RecordFilter(ALL, ("ftp",)).empty
+    assert not RecordFilter(FilterConfig()).empty  # own addresses are ignored
+    assert not RecordFilter(replace(ALL, min_age_s=1.0)).empty
 
 
 @pytest.mark.parametrize("number", [ICMP, TCP, UDP, GRE, ESP, ICMPV6, SCTP])

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from syncd.config import FilterConfig
+from syncd.config_filter import FilterConfig
 from syncd.flows.filter import RecordFilter
 from syncd.flows.nla import nested, tlv
 from syncd.flows.own import Own
