@@ -173,6 +173,7 @@ def _link(link: LinkReport, lost_frames: int) -> dict[str, object]:
         "last_switch_s": path.last_switch_s,
         "failures": path.failures,
         "hold_s": round(path.hold_s, 1),
+        "narrow": path.narrow,
         "sent_bytes": status.sent_bytes,
         "sent_frames": status.sent_frames,
         "send_errors": status.send_errors,

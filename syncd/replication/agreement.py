@@ -291,6 +291,8 @@ class Agreement(Speaker):
                 if progress and now >= peer.suspended_until:
                     self.begin_service(peer, now)
                 continue
+            known = self.outbox.acked[peer.name]
+            self.narrow.acked(peer.name, known, ack.highest, ack.lost, now)
             if self.outbox.acknowledge(peer.name, ack.highest, ack.lost, self.own):
                 self.probe_wait_s = self.settings.probe_interval_s
                 self.probe_at = now + self.probe_wait_s

@@ -261,6 +261,7 @@ class ReplicationEngine:
             room = outbox.window_frames - len(outbox.unacked)
             limit = min(self.settings.burst_frames - len(frames), room)
             frames += agreement.refresh.frames(outbox, self.own, limit, now)
+            agreement.narrow.left(frames, outbox.payload_bytes)
             if outbox.advance_pass(self.own):
                 agreement.hello_at = now
         else:
@@ -292,6 +293,8 @@ class ReplicationEngine:
         """
         outbox, own = self.outbox, self.own
         limit = self.settings.burst_frames
+        around = self.paths.frame_bytes(self.paths.used) - outbox.payload_bytes
+        frames += self.agreement.narrow.frames(outbox, around, now)
         frames += self.comparison.proofs(outbox, own, now)
         while outbox.window_open and len(frames) < limit:
             frame = None
@@ -323,6 +326,7 @@ class ReplicationEngine:
         for peer in self.peers.values():
             if peer.live:
                 due = min(due, min(peer.heard_at, peer.progress_at) + silence)
+        due = min(due, agreement.narrow.deadline(self.outbox))
         proof_at = self.comparison.deadline(self.outbox, self.own, self._now)
         return max(min(due, proof_at), self._now)
 

@@ -25,7 +25,8 @@ its HELLO).
       proof     list   [marker, digest]; what has been told up to here, see `digest.py`
       inventory list   [first, last, bin]: short names and values of all records whose
                        short name is in that span, 4 + 4 bytes each, see `location.py`;
-                       proof and inventory may be missing, or be empty lists
+                       proof and inventory may be missing, or be empty lists; behind
+                       them a probe has bytes that only make it long
 
 Fields that stand behind the known ones, and unknown HELLO fields, are skipped: a
 later minor version adds them there.
@@ -151,6 +152,12 @@ class Coder:
         if data.proof is None and data.inventory is None:
             return self._pack(content)
         return self._pack((*content, data.proof or (), data.inventory or ()))
+
+    def pack_probe(self, data: Data, payload_bytes: int) -> bytes:
+        """The payload of a DATA frame with a field that makes it so long."""
+        content = (DATA, data.floor, data.resync, (), (), (), (), 0, (), ())
+        padding = payload_bytes - len(_PLAIN) - len(self._packb((*content, b""))) - 1
+        return _PLAIN + cast(bytes, self._packb((*content, bytes(max(padding, 0)))))
 
     def pack_hello(self, hello: Hello) -> bytes:
         """The payload of one HELLO frame."""

@@ -216,6 +216,11 @@ class Outbox:
         data.proof, data.inventory = proof, inventory
         return self._number((), [], self._coder.pack_data(data))
 
+    def pack_probe(self, payload_bytes: int) -> Numbered:
+        """A frame without records, with so many bytes that say nothing."""
+        payload = self._coder.pack_probe(self._empty(), payload_bytes)
+        return self._number((), [], payload)
+
     def pack_pass(self, own: Own) -> Numbered | None:
         """One frame of the running pass, or None when it is at its end."""
         running = self.running

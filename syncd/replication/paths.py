@@ -55,6 +55,7 @@ class PathStatus:
     hears: tuple[str, ...]  # the peers that we hear on it
     heard_by: tuple[str, ...]  # the peers that say that they hear us on it
     frame_bytes: int  # what fits, after what the peers say about their side
+    narrow: bool  # is that less than both sides can take?
     switches: int  # how often it was taken into use, or left
     last_switch_s: float | None  # how long ago that was, None: never
     failures: int  # how often it lost a peer that was reachable otherwise
@@ -65,6 +66,7 @@ class PathStatus:
 class _Link:
     usable: bool = False
     frame_bytes: int = 0
+    limit: int = 0  # of the network between, 0: none is known
     reach: frozenset[str] = frozenset()
     since: float = _STALE  # when `reach` last changed
     failed_at: float = _STALE
@@ -111,6 +113,7 @@ class Paths:
         if (link.usable, link.frame_bytes) == (usable, frame_bytes):
             return False
         link.usable, link.frame_bytes = usable, frame_bytes
+        link.limit = 0  # it may be another network
         if not usable:  # what was heard there says nothing any more
             for route in self._routes.values():
                 for key in [key for key in route.heard if key[0] == place]:
@@ -206,6 +209,15 @@ class Paths:
         """What fits into a datagram on each of these places."""
         return min((self._room(place) for place in places), default=_ROOM_LEAST)
 
+    def wide(self, places: Iterable[int]) -> int:
+        """The same, if the network between were as wide as its ends."""
+        return min((self._ends(place) for place in places), default=_ROOM_LEAST)
+
+    def narrow(self, places: Iterable[int], limit: int) -> None:
+        """No larger frame passes the network behind these places; 0: any does."""
+        for place in places:
+            self._links[place].limit = limit
+
     def room(self, place: int) -> int:
         """What this node can take by this place, for the peers to know."""
         return self._links[place].frame_bytes
@@ -246,6 +258,7 @@ class Paths:
             state = PathState.SILENT
         return PathStatus(
             *(state, hears, heard_by, self._room(place) if link.frame_bytes else 0),
+            bool(link.limit) and link.limit < self._ends(place),
             link.switches,
             None if link.switched_at is None else round(now - link.switched_at, 3),
             *(link.failures, link.hold_s),
@@ -285,6 +298,11 @@ class Paths:
         }
 
     def _room(self, place: int) -> int:
+        """The smallest of what the two sides and the network between can take."""
+        ends, limit = self._ends(place), self._links[place].limit
+        return min(ends, limit) if limit else ends
+
+    def _ends(self, place: int) -> int:
         """The smaller of what the two sides can take."""
         rooms = [
             route.rooms[place]

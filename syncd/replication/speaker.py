@@ -14,6 +14,7 @@ from syncd.replication.frame import Coder, envelope_bytes
 from syncd.replication.hello import Ack, Hello, Service
 from syncd.replication.inbox import SATISFIED
 from syncd.replication.membership import Membership
+from syncd.replication.narrow import Narrow
 from syncd.replication.outbox import Outbox
 from syncd.replication.paths import Paths
 from syncd.replication.peer import Peer, PeerEvent, PeerState
@@ -48,6 +49,7 @@ class Speaker:
         )
         self.paths = Paths(settings)
         self.outbox.tracked = self.comparison.repairs = settings.mode == RELIABLE
+        self.narrow = Narrow(self.paths, self.say)
         self.refresh = Refresh(settings, now)
         self.role_given = False  # by a command, in this life
         self.key_ids: tuple[bytes, ...] = ()  # that frames are opened with here
