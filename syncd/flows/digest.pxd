@@ -5,6 +5,7 @@ cdef unsigned long long _BUCKET_SHIFT
 
 cdef class Digest:
     cdef public list sums
+    cdef public list watch
 
     @cython.locals(sums=list, key=bytes, body=bytes, old=bytes, name=cython.ulonglong)
     cpdef object store(self, dict bodies, flat)

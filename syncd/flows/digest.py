@@ -31,12 +31,14 @@ class Digest:
     """The sums over the records of one owner.
 
     `sums` grow beyond 64 bits, in both directions: what counts is their remainder.
+    The keys that change are noted in `watch`, if somebody wants that.
     """
 
-    __slots__ = ("sums",)
+    __slots__ = ("sums", "watch")
 
     def __init__(self) -> None:
         self.sums: list[int] = [0] * BUCKETS
+        self.watch: list[bytes] | None = None
 
     def store(self, bodies: dict[bytes, bytes], flat: Sequence[bytes]) -> list[bytes]:
         """Put `[key, body, ...]` into `bodies`; the keys whose bodies are new."""
@@ -56,6 +58,8 @@ class Digest:
                 ) - xxh3_64_intdigest(old, name)
             bodies[key] = body
             changed.append(key)
+        if self.watch is not None:
+            self.watch += changed
         return changed
 
     def settle(
@@ -69,6 +73,8 @@ class Digest:
         They lose their marks; a key without one has changed nothing.
         """
         sums = self.sums
+        if self.watch is not None:
+            self.watch += keys
         for key in keys:
             new = bodies.get(key, b"")
             old = marks.pop(key, new)

@@ -359,7 +359,7 @@ class Agreement(Speaker):
         if data.proof is not None and self.comparison.marked(peer, *data.proof, now):
             self.hello_at = now
         if data.inventory is not None and self.comparison.listed(
-            peer, frame.number, data.inventory, self.outbox.payload_bytes, now
+            peer, data.inventory, self.outbox.payload_bytes, now
         ):
             self.hello_at = now
             self._ended_by(peer, peer.unlisted)

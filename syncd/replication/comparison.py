@@ -17,13 +17,7 @@ from syncd.flows.own import Own
 from syncd.replication.frame import Inventory, Numbered
 from syncd.replication.hello import Ack, Hello
 from syncd.replication.inbox import SATISFIED
-from syncd.replication.location import (
-    FAR_APART,
-    Lister,
-    audit,
-    audit_all,
-    mark_asked,
-)
+from syncd.replication.location import FAR_APART, Lister
 from syncd.replication.outbox import Outbox
 from syncd.replication.peer import Peer
 
@@ -38,8 +32,6 @@ _RETRY_S = 0.2  # after a verdict that was not "equal"
 _PROOF_S = 10.0  # in which a proof has to be given again
 _LOCATION_S = 5.0  # in which a difference has to be located and repaired
 _RESYNC_WAIT_LIMIT_S = 320.0
-_AUDIT_RECORDS = 8192  # that are counted afresh with each comparison, about 1 ms
-_AUDIT_RECORD_S = 1e-5  # a larger table waits so long per record for its next bucket
 _ROUND_RECORD_S = 1e-6  # and so long for the next round, which looks through all of it
 Say = Callable[[str, str], None]
 
@@ -51,6 +43,7 @@ class Comparison:
         "_due_at",
         "_lister",
         "_say",
+        "_step_at",
         "asked",
         "differences",
         "marker",
@@ -64,6 +57,7 @@ class Comparison:
         self.differences = 0  # incidents, in our copies and in those of ours
         self._due_at = 0.0
         self._lister = Lister()
+        self._step_at = math.inf  # when a piece of a count or of a listing is due
         self._say = say
 
     def ask(self, now: float) -> None:
@@ -79,8 +73,9 @@ class Comparison:
         """
         self.asked += 1
         self._due_at = now + _ASKED_S
+        self._step_at = now
         for peer in peers.values():
-            self._audit_whole(peer, now)
+            peer.audit.request(peer, now)
             if not peer.swept and peer.inbox.wants == SATISFIED:
                 peer.inbox.want_resync()  # it was flushed
 
@@ -90,7 +85,7 @@ class Comparison:
         """Those that are due, if no peer is known to miss anything."""
         if not self._lister.spans or not self._may_speak(outbox, own):
             return []
-        frames = self._lister.burst(outbox, own)
+        frames = self._lister.burst(outbox, own, now)
         if not self._lister.spans:
             self._due_at = min(self._due_at, now + _RETRY_S)
         return frames
@@ -112,15 +107,15 @@ class Comparison:
         )
 
     def deadline(self, outbox: Outbox, own: Own, now: float) -> float:
-        """When `frames` has something to send."""
+        """When there is something to send, or a piece of a count is due."""
         if not self._may_speak(outbox, own):
-            return math.inf
-        return now if self._lister.spans else self._due_at
+            return self._step_at
+        return now if self._lister.spans else min(self._due_at, self._step_at)
 
     def acknowledged(self, peer: Peer, ack: Ack, own: Own, now: float) -> None:
         """A peer's verdict on its copy of our tables, and what it asks for."""
         if ack.wants != SATISFIED and peer.outbound_differs_at >= 0:
-            self._lister.spans = []  # it wants everything: the rest is of no use
+            self._lister.stop()  # it wants everything: the rest is of no use
         if ack.marker > self.marker or ack.verdict == NO_VERDICT:
             return
         if ack.marker > peer.outbound_marker:
@@ -129,7 +124,8 @@ class Comparison:
             self._judged(peer, ack, now)
         asks = ack.asks
         if ack.marker == peer.outbound_marker and len(asks) > peer.outbound_asks:
-            mark_asked(own, set(asks[peer.outbound_asks :]))
+            self._lister.ask(asks[peer.outbound_asks :])
+            self._step_at = now
             peer.outbound_asks = len(asks)
             wait_s = _ASKED_S + len(own.flows) * _ROUND_RECORD_S
             self._due_at = min(self._due_at, now + wait_s)
@@ -161,61 +157,53 @@ class Comparison:
         if elapsed_s >= _LOCATION_S:
             peer.locate_at = now + min(elapsed_s, _RESYNC_WAIT_LIMIT_S)
         self._due_at = min(self._due_at, now + _RETRY_S)
-        if buckets and not self._lister.spans:
+        if buckets and self._lister.idle:
             self._lister.want(buckets)
+            self._step_at = now
 
     # As a receiver
 
     def marked(self, peer: Peer, marker: int, digest: bytes, now: float) -> bool:
         """A peer's proof; True if the verdict should be heard at once."""
-        self._audit(peer, now)
+        peer.audit.routine(peer, now)
+        self._step_at = min(self._step_at, peer.audit.due_at)
         peer.verdict_marker = marker
         peer.buckets = buckets = peer.held.differing(digest)
         peer.compared = True
         peer.inquiry.begin_round()
         peer.asks = ()
+        if peer.audit.requested:
+            peer.verdict = UNCLEAN  # until all of it is counted
+            return False
         if not buckets:
-            peer.verdict = EQUAL
-            news = not peer.inbound_equal
-            peer.inbound_equal = True
-            peer.inbound_at = peer.proven_at = now
-            self._repaired(peer, now)
-            return news
-        if not self._complete(peer):
+            return self._equal(peer, now)
+        if not self._complete(peer) or not peer.audit.locate(peer, buckets, now):
+            self._step_at = min(self._step_at, peer.audit.due_at)
             peer.verdict = UNCLEAN
             return False
+        buckets = peer.buckets = peer.held.differing(digest)  # counted afresh
+        if not buckets:
+            return self._equal(peer, now)
         peer.verdict = DIFFERENT
         peer.inbound_equal, peer.inbound_at = False, now
         if self.repairs:
             self._incident(peer, now)
         return True
 
+    def _equal(self, peer: Peer, now: float) -> bool:
+        peer.audit.located()
+        peer.verdict = EQUAL
+        news = not peer.inbound_equal
+        peer.inbound_equal = True
+        peer.inbound_at = peer.proven_at = now
+        self._repaired(peer, now)
+        return news
+
     def _complete(self, peer: Peer) -> bool:
         """Do we miss nothing of what the peer has told so far?"""
         inbox = peer.inbox
         whole = peer.swept and not peer.full
         return whole and not inbox.lost and inbox.wants == SATISFIED
-
-    def _audit(self, peer: Peer, now: float) -> None:
-        """Is what is summed up with each change what is there?
-
-        A small table is counted afresh each time, a large one bucket by bucket.
-        """
-        records = len(peer.flows) + len(peer.expectations)
-        if records <= _AUDIT_RECORDS:
-            peer.audited_at = now
-            audit_all(peer)
-        elif now >= peer.audit_at:
-            peer.audit_at = now + records * _AUDIT_RECORD_S
-            peer.audit_bucket = (peer.audit_bucket + 1) % BUCKETS
-            audit(peer, 1 << peer.audit_bucket)
-
-    def _audit_whole(self, peer: Peer, now: float) -> None:
-        """Somebody asked for it; a large table takes 0.1 us a record."""
-        records = len(peer.flows) + len(peer.expectations)
-        if now - peer.audited_at >= _RETRY_S + records * _AUDIT_RECORD_S:
-            peer.audited_at = now
-            audit_all(peer)
 
     def _incident(self, peer: Peer, now: float) -> None:
         """A difference: say so once; ask for everything if it stays."""
@@ -255,7 +243,6 @@ class Comparison:
     def listed(
         self,
         peer: Peer,
-        number: int,
         inventory: Inventory,
         payload_bytes: int,
         now: float,
@@ -266,7 +253,7 @@ class Comparison:
         """
         if peer.verdict != DIFFERENT or not self._complete(peer):
             return False
-        dropped = peer.inquiry.compare(peer, number, inventory, peer.buckets)
+        dropped = peer.inquiry.compare(peer, inventory, peer.buckets)
         peer.unlisted += dropped
         asked, peer.asks = peer.asks, peer.inquiry.first_asks(payload_bytes)
         found = len(dropped) + len(peer.asks) - len(asked)
@@ -280,11 +267,22 @@ class Comparison:
         """A peer's HELLO: does it want us to prove ourselves?"""
         if hello.compare > peer.compare:
             peer.compare = hello.compare
-            self._audit_whole(peer, now)
+            peer.audit.request(peer, now)
             self._due_at = min(self._due_at, now)
+            self._step_at = now
 
-    def forget_old(self, peers: dict[str, Peer], now: float) -> None:
-        """A proof that was not given again for long is none."""
+    def tick(
+        self, peers: dict[str, Peer], outbox: Outbox, own: Own, now: float
+    ) -> None:
+        """A piece of what counts and lists take; a proof that is old is none."""
+        self._lister.step(outbox, own, now)
+        due = [peer for peer in peers.values() if peer.audit.due_at <= now]
+        if due:
+            peer = min(due, key=lambda peer: peer.audit.due_at)
+            peer.audit.step(peer, now)
+        self._step_at = min((p.audit.due_at for p in peers.values()), default=math.inf)
+        if self._lister.busy:
+            self._step_at = now
         for peer in peers.values():
             if now - peer.inbound_at > _PROOF_S:
                 peer.inbound_equal = False

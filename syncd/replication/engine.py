@@ -348,7 +348,7 @@ class ReplicationEngine:
         """What time alone brings: silent peers, proofs that are too old."""
         self._go_on(now)
         self.admission.tick(now)
-        self.comparison.forget_old(self.peers, now)
+        self.comparison.tick(self.peers, self.outbox, self.own, now)
         if now >= self._paths_at:
             self._paths_at = now + self.settings.hello_interval_s / 2
             self.paths.forget_all_but(self.peers)

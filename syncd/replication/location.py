@@ -8,29 +8,20 @@ them, so each one is exact at its place in the stream. A holder that misses noth
 before it drops what is not listed and asks for what it has not, or has otherwise.
 
 The rule of the room: an error here costs a record told once too often, never one lost;
-what was missed is found by the next comparison.
+what was missed is found by the next comparison. On both sides `Shelves` find the keys
+of a bucket, so that no step looks through a whole table.
 """
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import TYPE_CHECKING
 
-from syncd.flows.digest import (
-    ALL_BUCKETS,
-    Chosen,
-    Span,
-    bucket_of,
-    choose,
-    named,
-    short_name,
-    short_names,
-    spans_of,
-)
+from syncd.flows.digest import Span, bucket_of, named, short_names, spans_of
 from syncd.flows.own import Own
 from syncd.replication.frame import Inventory, Numbered
 from syncd.replication.outbox import Outbox
+from syncd.replication.shelves import PIECE, Shelves
 
 if TYPE_CHECKING:
     from syncd.replication.peer import Peer
@@ -40,25 +31,11 @@ _NAME_BYTES = 5  # of a short name in a HELLO
 _BURST_FRAMES = 32
 _ENVELOPE_BYTES = 64  # of an inventory frame around its entries
 _ASKS_LIMIT = 128  # names in one HELLO
+_ASKED_LIMIT = 4096  # names that peers have asked for and that are not looked up yet
 _HELLO_BYTES = 350  # of a HELLO about one peer, without names
+_IDLE_S = 5.0  # after which the keys of differing buckets are forgotten
+_BUCKET_NAMES = 1 << 26  # short names of one bucket
 FAR_APART = 1024  # records to ask for: a resync is shorter
-
-
-def told_records(own: Own) -> Iterator[tuple[bytes, bytes]]:
-    """Everything that the frames have told so far."""
-    for table in (own.flows, own.expectations):
-        marks = table.marks
-        for record in table.bodies.items():
-            if record[0] not in marks:
-                yield record
-        for key, body in table.marks.items():
-            if body:
-                yield key, body
-
-
-def held_records(peer: "Peer") -> Iterator[tuple[bytes, bytes]]:
-    """Everything that we hold of a peer."""
-    return chain(peer.flows.bodies.items(), peer.expectations.bodies.items())
 
 
 @dataclass(slots=True)
@@ -66,47 +43,123 @@ class Lister:
     """The sender's side: which spans are still to be listed."""
 
     spans: list[Span] = field(default_factory=list)
+    _wanted: int = 0  # buckets that shall be listed when their keys are found
+    _asked: set[int] = field(default_factory=set)  # short names, to be told again
+    _shelves: Shelves | None = None
+    _uncounted: int = 0  # buckets whose sums are to be counted afresh
+    _used_at: float = 0.0
 
     def want(self, buckets: int) -> None:
         """Some peer differs in these buckets."""
-        self.spans = spans_of(buckets)
+        self._wanted = buckets
 
-    def burst(self, outbox: Outbox, own: Own) -> list[Numbered]:
+    def ask(self, names: Iterable[int]) -> None:
+        """A peer asks for the records with these short names."""
+        if len(self._asked) < _ASKED_LIMIT:
+            self._asked.update(names)
+
+    def stop(self) -> None:
+        """What differs will be told anyway."""
+        self.spans, self._wanted = [], 0
+
+    @property
+    def idle(self) -> bool:
+        """Is nothing wanted that is not listed yet?"""
+        return not self.spans and not self._wanted
+
+    @property
+    def busy(self) -> bool:
+        """Is a step due?"""
+        return bool(self._wanted or self._asked)
+
+    def step(self, outbox: Outbox, own: Own, now: float) -> None:
+        """Find keys, count a bucket, list or mark what was wanted."""
+        if not self.busy:
+            if self._shelves is not None and now - self._used_at >= _IDLE_S:
+                self._forget()
+            return
+        self._used_at = now
+        shelves = self._prepared(outbox, own)
+        if not shelves.ready:
+            shelves.step()
+        if not shelves.ready:
+            return
+        if self._uncounted:
+            bucket = (self._uncounted & -self._uncounted).bit_length() - 1
+            self._uncounted &= self._uncounted - 1
+            keys = shelves.keys(bucket)
+            records = ((key, _told(own, key)) for key in keys)
+            outbox.told.recount(named(r for r in records if r[1]), 1 << bucket)
+            return
+        self.spans = spans_of(self._wanted) if self._wanted else self.spans
+        self._wanted = 0
+        for name in self._asked:
+            keys = {key for _, key in shelves.span((name, name))}
+            for table in (own.flows, own.expectations):
+                table.mark_again([key for key in keys if key in table.bodies])
+        self._asked.clear()
+
+    def _prepared(self, outbox: Outbox, own: Own) -> Shelves:
+        """Shelves for all that is wanted."""
+        needed = self._wanted
+        for name in self._asked:
+            needed |= 1 << bucket_of(name)
+        shelves = self._shelves
+        if shelves is None or needed & ~shelves.buckets:
+            needed |= 0 if shelves is None else shelves.buckets
+            tables = (own.flows, own.expectations)
+            keys = [key for t in tables for part in (t.bodies, t.marks) for key in part]
+            shelves = self._shelves = Shelves(outbox.told, keys, needed)
+            self._uncounted = needed
+            if len(keys) <= PIECE // 2:
+                shelves.step()
+        return shelves
+
+    def _forget(self) -> None:
+        if self._shelves is not None:
+            self._shelves.close()
+        self._shelves, self._uncounted, self.spans = None, 0, []
+
+    def burst(self, outbox: Outbox, own: Own, now: float) -> list[Numbered]:
         """The next inventories, as many as the window has room for."""
         room = min(outbox.window_frames - len(outbox.unacked), _BURST_FRAMES)
         capacity = max((outbox.payload_bytes - _ENVELOPE_BYTES) // _ENTRY.size, 1)
-        if room <= 0:
+        if room <= 0 or self._shelves is None:
             return []
-        records = sorted(self._wanted(outbox, own))
-        frames = []
-        while self.spans and room:
+        self._used_at = now
+        frames: list[Numbered] = []
+        while self.spans and room > len(frames):
             first, last = self.spans[0]
-            part = [record for record in records if first <= record[0] <= last]
-            for at in range(0, max(len(part), 1), capacity):
-                if not room:
+            entries: list[tuple[int, int]] = []
+            upto = first - 1
+            while upto < last and len(entries) < (room - len(frames)) * capacity:
+                begin = upto + 1
+                upto = min(last, (begin // _BUCKET_NAMES + 1) * _BUCKET_NAMES - 1)
+                entries += self._entries(own, (begin, upto))
+            for at in range(0, max(len(entries), 1), capacity):
+                if len(frames) == room:
                     break
-                upto = part[at + capacity : at + capacity + 1]
-                end = upto[0][0] - 1 if upto else last
-                room -= 1
-                frames.append(_packed(outbox, (first, end), part[at : at + capacity]))
+                rest = entries[at + capacity : at + capacity + 1]
+                end = rest[0][0] - 1 if rest else upto
+                part = entries[at : at + capacity]
+                frames.append(_packed(outbox, (first, end), part))
                 first = end + 1
             self.spans[0] = (first, last)
             if first > last:
                 del self.spans[0]
         return frames
 
-    def _wanted(self, outbox: Outbox, own: Own) -> list[tuple[int, int]]:
-        """Short names of what was told, in the buckets that are left.
+    def _entries(self, own: Own, span: Span) -> list[tuple[int, int]]:
+        """Short names and values of what was told, in order."""
+        assert self._shelves is not None, "a span without its keys"
+        records = ((key, _told(own, key)) for _, key in self._shelves.span(span))
+        told = named(record for record in records if record[1])
+        return [short_names(record) for record in told]
 
-        Their sums are counted afresh by the way.
-        """
-        buckets = 0
-        for first, last in self.spans:
-            for bucket in range(bucket_of(first), bucket_of(last) + 1):
-                buckets |= 1 << bucket
-        chosen = choose(told_records(own), buckets)
-        outbox.told.recount(chosen, buckets)
-        return [short_names(record) for record in chosen]
+
+def _told(own: Own, key: bytes) -> bytes:
+    """What the frames have told so far of this key, nothing if it has ended."""
+    return own.flows.told(key) or own.expectations.told(key)
 
 
 def _packed(outbox: Outbox, span: Span, entries: Iterable[tuple[int, int]]) -> Numbered:
@@ -114,70 +167,48 @@ def _packed(outbox: Outbox, span: Span, entries: Iterable[tuple[int, int]]) -> N
     return outbox.pack_proof(inventory=(*span, blob))
 
 
-def mark_asked(own: Own, names: set[int]) -> int:
-    """A peer asks for the records with these short names: mark them; how many."""
-    count = 0
-    for table in (own.flows, own.expectations):
-        keys = [key for key in table.bodies if short_name(key) in names]
-        table.mark_again(keys)
-        count += len(keys)
-    return count
-
-
 @dataclass(slots=True)
 class Inquiry:
     """The holder's side, about one peer's tables."""
 
     asks: list[int] = field(default_factory=list)  # in this round
-    _index: dict[int, list[Chosen]] = field(default_factory=dict)
-    _frame: int = 0  # number of the latest inventory
 
     def begin_round(self) -> None:
         """Another comparison was made: what is still different is asked for anew."""
         self.asks = []
-        self._index = {}
 
-    def compare(
-        self, peer: "Peer", number: int, inventory: Inventory, buckets: int
-    ) -> list[bytes]:
-        """Take frame `number`; drop what is too many, note what to ask for.
+    def compare(self, peer: "Peer", inventory: Inventory, buckets: int) -> list[bytes]:
+        """Take an inventory; drop what is too many, note what to ask for.
 
         Returns the keys that were dropped. Buckets that are equal here may be listed
         for somebody else.
         """
-        if number != self._frame + 1 or not self._index:
-            self._look_through(peer, buckets)
-        self._frame = number
+        shelves = peer.audit.shelves
+        if shelves is None:
+            return []
         first, last, blob = inventory
         theirs: dict[int, list[int]] = {}
         for name, value in _ENTRY.iter_unpack(blob):
             theirs.setdefault(name, []).append(value)
+        ours: dict[int, list[bytes]] = {}
+        for name, key in shelves.span((first, last)):
+            if buckets >> bucket_of(name) & 1:
+                ours.setdefault(name, []).append(key)
         extra: list[bytes] = []
         asks = []
-        for name, records in self._index.items():
-            if first <= name <= last:
-                if name not in theirs:
-                    extra += [key for _, key, _ in records]
-                    continue
-                ours = sorted(short_names(record)[1] for record in records)
-                if ours != sorted(theirs[name]):
-                    asks.append(name)
-        asks += [
-            name
-            for name in theirs
-            if buckets >> bucket_of(name) & 1 and name not in self._index
-        ]
+        for name, keys in ours.items():
+            held = [(k, b) for k in keys if (b := _held(peer, k))]
+            if name not in theirs:
+                extra += [key for key, _ in held]
+                continue
+            values = sorted(short_names(record)[1] for record in named(held))
+            if values != sorted(theirs[name]):
+                asks.append(name)
+        asks += [n for n in theirs if buckets >> bucket_of(n) & 1 and n not in ours]
         peer.flows.drop(extra)
         peer.expectations.drop(extra)
         self.asks += asks
         return extra
-
-    def _look_through(self, peer: "Peer", buckets: int) -> None:
-        """Our records in these buckets; their sums are counted afresh."""
-        chosen = audit(peer, buckets)
-        self._index = {}
-        for record in chosen:
-            self._index.setdefault(short_names(record)[0], []).append(record)
 
     def first_asks(self, payload_bytes: int) -> tuple[int, ...]:
         """The names to ask for, as many as a HELLO carries."""
@@ -185,13 +216,5 @@ class Inquiry:
         return tuple(self.asks[: min(max(room, 8), _ASKS_LIMIT)])
 
 
-def audit_all(peer: "Peer") -> None:
-    """Count all buckets afresh."""
-    peer.held.recount(named(held_records(peer)), ALL_BUCKETS)
-
-
-def audit(peer: "Peer", buckets: int) -> list[Chosen]:
-    """Count buckets afresh: a record that changed in silence shows. Their records."""
-    chosen = choose(held_records(peer), buckets)
-    peer.held.recount(chosen, buckets)
-    return chosen
+def _held(peer: "Peer", key: bytes) -> bytes:
+    return peer.flows.bodies.get(key) or peer.expectations.bodies.get(key, b"")

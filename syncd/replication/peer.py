@@ -16,6 +16,7 @@ from enum import Enum
 
 from syncd.flows.digest import BUCKETS, Digest
 from syncd.flows.table import Table
+from syncd.replication.audit import Audit
 from syncd.replication.inbox import SATISFIED, Inbox
 from syncd.replication.location import Inquiry
 
@@ -126,9 +127,7 @@ class Peer:
     locate_at: float = 0.0  # when it is listed for it what differs, at the earliest
     pulled_at: float = -1e9  # when a difference last made us ask for everything
     pull_wait_s: float = 5.0  # until it may do so again
-    audited_at: float = -1e9  # when all of our copy was last counted afresh
-    audit_at: float = 0.0  # when the next bucket is counted afresh
-    audit_bucket: int = 0
+    audit: Audit = field(default_factory=Audit)  # of our copy
     differing: int = 0  # records that the running resync found different
     repaired: int = 0  # records that were put right after the first resync
 

@@ -1,9 +1,9 @@
 """A copy that differs is found, located and repaired; nothing else is told again."""
 
 import pytest
-from syncd.flows.digest import bucket_of, short_name
+from syncd.flows.digest import ALL_BUCKETS, bucket_of, named, short_name
+from syncd.replication.audit import held_records
 from syncd.replication.frame import Coder, Data
-from syncd.replication.location import audit_all
 from syncd.replication.peer import Peer
 from syncd.replication.settings import Settings
 
@@ -21,6 +21,10 @@ def in_step(*names: str, flows: int = 300, settings: Settings | None = None) -> 
 def is_proof(datagram: bytes) -> bool:
     content = Coder().unpack(datagram).content
     return isinstance(content, Data) and content.proof is not None
+
+
+def count_afresh(peer: Peer) -> None:
+    peer.held.recount(named(held_records(peer)), ALL_BUCKETS)
 
 
 def told(talk: Talk, seconds: float) -> list[bytes]:
@@ -241,7 +245,7 @@ def test_two_copies_that_differ_in_other_buckets_cost_the_records_that_differ() 
     other = next(key for key in talk.own("a") if bucket_of(short_name(key)) != bucket)
     for peer, key in zip(copies, (first, other), strict=True):
         peer.flows.bodies[key] = peer.flows.bodies[key][:-1] + b"\xff"
-        audit_all(peer)
+        count_afresh(peer)
     before = a.outbox.told_records
     talk.run(3)
     assert talk.copy("b", "a") == talk.copy("c", "a") == talk.own("a")
@@ -277,7 +281,7 @@ def test_who_wants_everything_is_not_listed_it_as_well() -> None:
     peer = talk.engines["b"].peers["a"]
     for key, body in list(peer.flows.bodies.items()):
         peer.flows.bodies[key] = body[:-1] + b"\xff"
-    audit_all(peer)
+    count_afresh(peer)
     listings = 0
 
     def count(_sender: str, _receiver: str, datagram: bytes) -> bool:
@@ -311,3 +315,49 @@ def test_copies_are_compared_though_the_window_is_always_full() -> None:
         assert peer.verified
     assert all(full)
     assert talk.now - peer.inbound_at < 2.5
+
+
+@pytest.mark.parametrize("what", ["flip", "drop", "add"])
+def test_a_silent_corruption_of_a_large_copy_is_found_in_bounded_time(
+    what: str,
+) -> None:
+    """A count takes 50 us a record, the next proof a second at most."""
+    talk = in_step("a", "b", flows=20000)
+    a, peer = talk.engines["a"], talk.engines["b"].peers["a"]
+    talk.run(0.5)
+    if what == "add":
+        peer.flows.bodies[b"new to all"] = flow_body(1)
+        peer.flows.told_s[b"new to all"] = 1
+    else:
+        corrupt(peer, what)
+    began, latest = talk.now, 2 * 20000 * 5e-5 + 2.5  # the running count has passed it
+    while peer.repaired == 0:
+        put(a.own, *range(100, 101 + int(talk.now * 100) % 50))
+        talk.turn()
+        talk.now += 0.01
+        assert talk.now - began < latest
+    talk.run(1)
+    assert talk.copy("b", "a") == talk.own("a")
+    assert peer.repaired == 1
+    assert peer.verified
+
+
+def test_no_step_of_a_comparison_looks_through_a_large_table() -> None:
+    """An answer to `verify` waits for the count, in pieces; then it is a true one."""
+    talk = in_step("a", "b", flows=50000)
+    a, b = talk.engines["a"], talk.engines["b"]
+    peer = b.peers["a"]
+    key = corrupt(peer, "flip")
+    asked = talk.now
+    b.verify(asked)
+    steps = 0
+    while peer.inbound_at < asked:
+        talk.turn()
+        talk.now += 0.01
+        steps += peer.audit.requested
+    assert steps > 60  # one for each bucket
+    assert [peer.verified] == [False]
+    talk.run(2)
+    assert peer.verified
+    assert talk.copy("b", "a")[key] == talk.own("a")[key]
+    assert a.peers["b"].verified
