@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _AT_ONCE = 8192  # records that are counted in one go, about 1 ms
 _RECORD_S = 5e-5  # that a count in no hurry takes for each record
 _STEPS = 64  # of a count, beside those that find the keys: one for each bucket
-_RECENT_S = (0.2, 1e-5)  # in all and for each record: a count asked for is not repeated
+_RECENT_S = (0.2, 2e-6)  # in all and for each record: a count asked for is not repeated
 
 
 class Why(Enum):
@@ -106,7 +106,8 @@ class Audit:
 
     def _begin(self, peer: "Peer", buckets: int, why: Why, now: float) -> None:
         self._end()
-        keys = [*peer.flows.bodies, *peer.expectations.bodies]
+        keys = list(peer.flows.bodies)
+        keys += peer.expectations.bodies
         self._pace_s = 0.0
         if why is Why.ROUTINE:
             steps = len(keys) // PIECE + _STEPS

@@ -21,7 +21,7 @@ from syncd.flows.digest import Span, bucket_of, named, short_names, spans_of
 from syncd.flows.own import Own
 from syncd.replication.frame import Inventory, Numbered
 from syncd.replication.outbox import Outbox
-from syncd.replication.shelves import PIECE, Shelves
+from syncd.replication.shelves import PIECE, Place, Shelves
 
 if TYPE_CHECKING:
     from syncd.replication.peer import Peer
@@ -107,8 +107,11 @@ class Lister:
         shelves = self._shelves
         if shelves is None or needed & ~shelves.buckets:
             needed |= 0 if shelves is None else shelves.buckets
-            tables = (own.flows, own.expectations)
-            keys = [key for t in tables for part in (t.bodies, t.marks) for key in part]
+            flows, expectations = own.flows, own.expectations
+            keys = list(flows.bodies)  # 20 ns each
+            keys += flows.marks
+            keys += expectations.bodies
+            keys += expectations.marks
             shelves = self._shelves = Shelves(outbox.told, keys, needed)
             self._uncounted = needed
             if len(keys) <= PIECE // 2:
@@ -135,7 +138,11 @@ class Lister:
             while upto < last and len(entries) < (room - len(frames)) * capacity:
                 begin = upto + 1
                 upto = min(last, (begin // _BUCKET_NAMES + 1) * _BUCKET_NAMES - 1)
-                entries += self._entries(own, (begin, upto))
+                places = self._shelves.span((begin, upto))
+                left = (room - len(frames)) * capacity - len(entries)
+                if len(places) > left and places[left][0] > begin:
+                    upto = places[left][0] - 1
+                entries += _entries(own, [p for p in places[:left] if p[0] <= upto])
             for at in range(0, max(len(entries), 1), capacity):
                 if len(frames) == room:
                     break
@@ -149,12 +156,12 @@ class Lister:
                 del self.spans[0]
         return frames
 
-    def _entries(self, own: Own, span: Span) -> list[tuple[int, int]]:
-        """Short names and values of what was told, in order."""
-        assert self._shelves is not None, "a span without its keys"
-        records = ((key, _told(own, key)) for _, key in self._shelves.span(span))
-        told = named(record for record in records if record[1])
-        return [short_names(record) for record in told]
+
+def _entries(own: Own, places: Iterable[Place]) -> list[tuple[int, int]]:
+    """Short names and values of what was told, in order."""
+    records = ((key, _told(own, key)) for _, key in places)
+    told = named(record for record in records if record[1])
+    return [short_names(record) for record in told]
 
 
 def _told(own: Own, key: bytes) -> bytes:

@@ -10,7 +10,7 @@ from bisect import bisect_left, bisect_right
 
 from syncd.flows.digest import Digest, Span, bucket_of, short_name
 
-PIECE = 16384
+PIECE = 8192
 _SORTED_LIMIT = 2  # buckets that are kept in order, some 100 bytes a key
 _DOUBLES = 1024  # on a shelf, beside as many as it has keys
 
