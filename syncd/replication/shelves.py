@@ -31,7 +31,7 @@ class Shelves:
             for bucket in range(buckets.bit_length())
             if buckets >> bucket & 1
         }
-        self._limits = dict.fromkeys(self._shelves, _DOUBLES)
+        self._limits: dict[int, int] = {}  # of the shelves, once all are filled
         self._sorted: dict[int, list[Place]] = {}
         self._changed: list[bytes] = []
         digest.watch = self._changed
@@ -52,6 +52,9 @@ class Shelves:
         del self._left[-PIECE:]
         self._put(part)
         self._follow()
+        if self.ready and not self._limits:
+            for bucket, shelf in self._shelves.items():
+                self._limits[bucket] = 2 * len(shelf) + _DOUBLES
 
     def drop(self, bucket: int) -> None:
         """This one is not needed any more."""
@@ -111,7 +114,7 @@ class Shelves:
                     continue
                 places.insert(at, (name, key))
             shelf.append(key)
-            if self.ready and len(shelf) > self._limits[bucket]:
+            if len(shelf) > self._limits.get(bucket, len(shelf)):
                 shelf[:] = set(shelf)
                 self._limits[bucket] = 2 * len(shelf) + _DOUBLES
 
