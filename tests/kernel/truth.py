@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from syncd.cli import show
+from syncd.flows import view
 
 from tests.kernel import reader
 from tests.kernel.cluster import Node
@@ -101,8 +102,11 @@ def peer_rows(
             return None
 
     def decode() -> reader.Rows:
-        rows = (show.read_row(json.loads(line)) for line in lines[:-1])
-        return reader.shown_rows("\n".join(map(json.dumps, rows)))
+        messages = [show.read_row(json.loads(line)) for line in lines[:-1]]
+        wishes = view.Wishes(view.Clock(time.time_ns, time.localtime))
+        return reader.shown_rows(
+            "\n".join(view.Printer("json", wishes).lines(messages))
+        )
 
     return decode
 
