@@ -22,7 +22,7 @@ from benchmark.world import ADDRESSES, SYNC, World, is_root_of_machine
 
 MEASURES = (
     *("cpu", "plain", "latency", "rate", "memory", "resync", "commit"),
-    *("digest", "show"),
+    *("digest", "show", "warm"),
 )
 _ALONE = frozenset({"digest", "show"})  # these need neither daemons nor the world
 _TABLE = frozenset({"memory", "resync", "commit"})
@@ -79,7 +79,11 @@ def _interrupt(_number: int, _frame: object) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     add = parser.add_argument
-    add("--quick", action="store_true", help="a minute or two, without rate and plain")
+    add(
+        "--quick",
+        action="store_true",
+        help="a minute or two, without rate, plain and warm",
+    )
     add("--only", metavar="WHAT,...", help=f"of {', '.join(MEASURES)}")
     add("--daemons", metavar="WHICH,...", help=f"of {', '.join(KINDS)}")
     add("--rounds", type=int, help="how often each has its turn (3; quick: 1)")
@@ -93,7 +97,7 @@ def _options() -> argparse.Namespace:
     options.rounds = options.rounds or (1 if quick else 3)
     options.seconds = options.seconds or (3.0 if quick else 8.0)
     rates = options.rates or ("10000,50000" if quick else "10000,50000,200000")
-    slow = ("rate", "plain") if quick else ()
+    slow = ("rate", "plain", "warm") if quick else ()
     usual = [name for name in MEASURES if name not in slow]
     try:
         options.rates = [int(rate) for rate in rates.split(",")]
@@ -195,8 +199,11 @@ def _turn(
         parts.append(lambda pair: measures.measure_rate(trial, pair))
     if wanted & _TABLE:
         parts.append(lambda pair: measures.measure_table(trial, pair, wanted))
+    warm: Callable[[Pair], measures.Figures] = partial(measures.measure_warm, trial)
+    if "warm" in wanted:
+        parts.append(warm)
     for part in parts:
-        pair = _pair(trial, kind, sealed=part is not plain)
+        pair = _pair(trial, kind, sealed=part is not plain, warm=part is warm)
         try:
             pair.start()
             yield from part(pair).items()
@@ -213,7 +220,9 @@ def _measure_plain(trial: measures.Trial, pair: Pair) -> measures.Figures:
     return {f"{name} plain": value for name, value in figures.items()}
 
 
-def _pair(trial: measures.Trial, kind: type[Daemon], *, sealed: bool) -> Pair:
+def _pair(
+    trial: measures.Trial, kind: type[Daemon], *, sealed: bool, warm: bool
+) -> Pair:
     """Sealed as by default; it is syncd alone that has something to seal with."""
     world = trial.world
     key_file = trial.directory / "keys"
@@ -230,6 +239,7 @@ def _pair(trial: measures.Trial, kind: type[Daemon], *, sealed: bool) -> Pair:
                 address=ADDRESSES[node],
                 buffers=is_root_of_machine(),
                 key_file=key_file if sealed else None,
+                warm=warm,
             )
         )
         for node, namespace in (("fw1", world.fw1), ("fw2", world.fw2))

@@ -44,6 +44,7 @@ class Place:
     address: str
     buffers: bool  # whether sockets may be given more room than net.core allows
     key_file: Path | None = None  # of syncd, whose frames are plain without
+    warm: bool = False  # does the standby write what it is told into its kernel?
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +223,7 @@ class Conntrackd(Daemon):
         return f"""
 Sync {{
   Mode FTFW {{
-    DisableExternalCache Off
+    DisableExternalCache {"On" if place.warm else "Off"}
   }}
   Multicast {{
     IPv4_address {GROUP}
@@ -263,6 +264,9 @@ General {{
         return self._lock_path, self._socket_path
 
     def flows(self) -> tuple[int, int]:
+        if self.place.warm:  # without an external cache there is nothing to count
+            self._ask(self._STATISTICS)
+            return 0, 0
         counts = self._ACTIVE.findall(self._ask(self._STATISTICS).decode())
         own, peer = map(int, counts)
         return own, peer
@@ -331,6 +335,8 @@ send_buffer = {LINK_BUFFER_BYTES}
 {self._security()}
 [kernel]
 receive_buffer = {NETLINK_BUFFER_BYTES}
+[replication]
+standby = "{"kernel" if place.warm else "table"}"
 """
 
     def _security(self) -> str:

@@ -89,6 +89,51 @@ def measure_cpu(trial: Trial, pair: Pair) -> Figures:
     return figures
 
 
+def measure_warm(trial: Trial, pair: Pair) -> Figures:
+    """CPU per event when the standby's kernel follows, and how long it takes to fill.
+
+    What counts as filled, and as empty again, is the standby's kernel itself.
+    """
+    figures: Figures = {}
+    for rate in trial.rates:
+        lost = pair.lost()
+        cycle, begin, end = _steady(trial, pair, rate)
+        at = f"warm {thousands(rate)}"
+        active, standby = end.active_ns - begin.active_ns, end.standby_ns
+        figures[f"CPU active {at}"] = active / 1000 / cycle.steady_events
+        spent = (standby - begin.standby_ns) / 1000
+        figures[f"CPU standby {at}"] = spent / cycle.steady_events
+        if _uneven(trial, cycle):
+            trial.note(f"the load fell behind at {at}: do not trust its figures")
+        if pair.lost() > lost:
+            trial.note(f"{pair.active.kind} lost events or datagrams at {at}")
+        _await_rest(pair)
+        if left := trial.world.flows(trial.world.fw2):
+            trial.note(
+                f"{pair.active.kind}: {left} ended flows in the standby's kernel"
+            )
+            trial.world.flush(trial.world.fw2)
+    before = _resident(pair.standby)
+    begin_s, spent = time.monotonic(), pair.standby.cpu_ns()
+    trial.load.establish(trial.flows, _FILL_RATE)
+    told_s = time.monotonic()
+
+    def filled() -> bool:
+        return trial.world.flows(trial.world.fw2) >= trial.flows
+
+    def present() -> str:
+        found = trial.world.flows(trial.world.fw2)
+        return f"{trial.flows} flows in {pair.standby.kind}'s kernel: {found}"
+
+    wait_until(filled, _SETTLE_S, present, 0.05)
+    figures["warm behind at the end"] = time.monotonic() - told_s
+    figures["warm filled"] = time.monotonic() - begin_s
+    _await_rest(pair)
+    figures["warm CPU standby"] = (pair.standby.cpu_ns() - spent) / 1000 / trial.flows
+    figures["memory warm standby"] = (_resident(pair.standby) - before) / trial.flows
+    return figures
+
+
 def _steady(trial: Trial, pair: Pair, rate: float) -> tuple[Cycle, _Moment, _Moment]:
     moments: list[_Moment] = []
     cycle = trial.load.cycle(

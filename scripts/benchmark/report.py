@@ -23,6 +23,8 @@ _UNITS = (  # how names begin; factor of display
     ("link", "bytes/event", 1.0),
     ("latency", "ms", 1.0),
     ("loss-free", "events/s", 1.0),
+    ("warm CPU", "us/flow", 1.0),
+    ("warm", "s", 1.0),
     ("memory", "bytes/flow", 1.0),
     ("resync", "ms", 1000.0),
     ("commit", "ms", 1000.0),

@@ -16,10 +16,10 @@ from syncd.config import CommitConfig
 from syncd.daemon.failure import watched
 from syncd.daemon.listener import Listener
 from syncd.errors import KernelError
-from syncd.flows import restore
 from syncd.flows.batch import Restorer
 from syncd.flows.commit import TABLE_FULL, Result
 from syncd.flows.masks import Masks
+from syncd.flows.planting import deletes, lookups
 from syncd.flows.record import EXPECTATION
 from syncd.kernel import host
 from syncd.kernel.requests import RequestSocket
@@ -120,11 +120,10 @@ class Warm:
                 plan.report(batch, *requests.exchange(batch.messages))
             standby.planted(plan, time.monotonic())
         elif step.task is Task.LOOK:
-            asked = [restore.lookup(key, at) for at, key in enumerate(step.keys, 1)]
-            standby.looked(step.keys, requests.get(asked), time.monotonic())
+            replies = requests.get(lookups(step.keys))
+            standby.looked(step.keys, replies, time.monotonic())
         elif step.task is Task.DELETE:
-            asked = [restore.delete(key, at) for at, key in enumerate(step.keys, 1)]
-            requests.send(asked)
+            requests.send(deletes(step.keys))
             standby.deleted(step.keys)
         else:
             requests.send(step.messages)
@@ -150,6 +149,7 @@ class Warm:
         await self._listener.catch_up()
         standby, own = self.standby, self._engine.own
         before = standby.counts.created + standby.counts.replanted
+        standby.hurry()
         await self._finish()
         if standby.refused.reasons:
             standby.retry_all()
@@ -197,6 +197,7 @@ class Warm:
         """Compare every copy with the kernel's entry now, and put it right."""
         counts = self.standby.counts
         before = counts.repaired + counts.replanted
+        self.standby.hurry()
         await self._finish()  # what waits is no difference
         copies = self.standby.register.keys()
         compared = len(copies)

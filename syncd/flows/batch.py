@@ -284,7 +284,7 @@ class Restorer:
             message = create(key, body, timeout_s, _number_of(serial))
         except RecordError:
             return b""
-        self._learn(body)
+        self.learn(body)
         return message
 
     def _refresh_rarely(
@@ -293,8 +293,8 @@ class Restorer:
         key, body, elapsed_s = record
         try:
             same = same_tuples(body, present) and same_content(body, present)
-            self._learn(body)
-            self._learn(present)
+            self.learn(body)
+            self.learn(present)
             if not same:
                 return b""
             timeout_s = self.timeout_s(key, body, elapsed_s)
@@ -312,7 +312,7 @@ class Restorer:
         self._timeouts[raw] = seconds = int.from_bytes(raw[4:], "big")
         return seconds
 
-    def _learn(self, body: bytes) -> None:
+    def learn(self, body: bytes) -> None:
         """Remember the attributes of a body that was walked without complaint."""
         for cache in (self._plain, self._translated, self._protoinfos, self._shapes):
             if len(cache) >= _CACHE_LIMIT:

@@ -25,6 +25,9 @@ from syncd.flows.restore import KEPT_BITS, be32, status_word
 # comes before SYN_RECV.
 _STEPS = {0: 0, 1: 1, 9: 2, 2: 3, 3: 4, 4: 5, 5: 6, 6: 7, 7: 8, 8: 9}
 _ESTABLISHED = 4
+ESTABLISHED, LAST_ACK = 3, 6  # TCP_CONNTRACK_*
+_PROTOINFO_HEAD = b"\x30\0\x04\x80"
+_TCP_TYPE = b"\x01\x80"  # CTA_PROTOINFO_TCP
 _LEFT = (CTA_TIMEOUT, CTA_LABELS, CTA_SEQ_ADJ_ORIG, CTA_SEQ_ADJ_REPLY, CTA_SYNPROXY)
 
 
@@ -51,6 +54,13 @@ def advance(ours: bytes, theirs: bytes, *, closing: bool) -> bytes | None:
     if further > step:
         here[CTA_PROTOINFO] = there[CTA_PROTOINFO]
     return b"".join(here.values())
+
+
+def tcp_state(body: bytes) -> int:
+    """The state of a TCP connection, by its usual place; -1 if it is not there."""
+    at = body[0] + 16  # behind REPLY, STATUS and TIMEOUT
+    head = body[at : at + 4] == _PROTOINFO_HEAD and body[at + 6 : at + 8] == _TCP_TYPE
+    return body[at + 12] if head and len(body) > at + 12 else -1
 
 
 def bring(key: bytes, body: bytes, sequence: int, held: bytes) -> bytes:

@@ -28,6 +28,7 @@ from syncd.flows.record import (
     EXP_END,
     EXP_NEW,
     EXPECTATION,
+    FLOW,
     NEW,
     UPDATE,
     Record,
@@ -160,11 +161,14 @@ class Own:
 
     def plant(self, records: Iterable[tuple[bytes, bytes]]) -> None:
         """These records were written into this kernel for a peer: they are not own."""
+        planted, roll, uprooted = self.planted, self.roll, self.uprooted
         for key, body in records:
-            plain = plain_key(key)
-            self.planted[plain] = body
-            self.roll.saw(plain)
-            self.uprooted.pop(plain, None)
+            plain = key if key[6] == FLOW else plain_key(key)
+            planted[plain] = body
+            if roll:
+                roll.saw(plain)
+            if uprooted:
+                uprooted.pop(plain, None)
 
     def take_uprooted(self) -> list[bytes]:
         """Planted keys whose entries are gone, or changed by somebody, since then."""

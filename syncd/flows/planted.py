@@ -28,13 +28,15 @@ _IPV4 = 2
 class Planted:
     """The register; bodies are in `Own`, which loses those that live here."""
 
-    __slots__ = ("_at", "_count", "_ends", "_own", "_wheel", "_zoned", "long_s")
+    __slots__ = ("_at", "_count", "_ends", "_out", "_own", "_wheel", "_zoned", "long_s")
 
     def __init__(self, own: Own, long_s: int) -> None:
         self.long_s = long_s
         self._own = own
         self._zoned: dict[bytes, bytes] = {}  # what the kernel names without its zone
-        self._ends: dict[bytes, int] = {}  # the second in which the timer ends
+        # The second in which the timer ends, of each key that is in the wheel or out.
+        self._ends: dict[bytes, int] = {}
+        self._out: set[bytes] = set()  # told to be due, and not noted again yet
         self._wheel: dict[int, list[bytes]] = {}  # by the second in which they are due
         self._at = 0
         self._count = 0
@@ -71,26 +73,32 @@ class Planted:
         self, records: Sequence[tuple[bytes, bytes]], timer_s: int, now: float
     ) -> None:
         """These were written just now, with this timer."""
-        second = int(now)
-        ends = self._ends
+        second, ends, wheel, out = int(now), self._ends, self._wheel, self._out
         self._own.plant(records)
         span, half = max(timer_s // 8, 1), min(timer_s, self.long_s) // 2
+        latest, count, end = second + half, self._count, second + timer_s
         for key, _ in records:
-            ends[key] = second + timer_s
-            self._count += 1
-            self._put(key, second + half - self._count % span)
-            if key[6] == EXPECTATION and (plain := plain_key(key)) != key:
-                self._zoned[plain] = key
+            if key not in ends or key in out:  # else it stays where it is
+                count += 1
+                out.discard(key)
+                wheel.setdefault(latest - count % span, []).append(key)
+                if key[6] == EXPECTATION and (plain := plain_key(key)) != key:
+                    self._zoned[plain] = key
+            ends[key] = end
+        self._count = count
 
     def postpone(self, key: bytes) -> None:
         """It is not extended any more; forget it when its timer has run out."""
-        self._put(key, self._ends.get(key, self._at) + GONE_S)
+        self._out.discard(key)
+        self._put(key, self._ends.setdefault(key, self._at) + GONE_S)
 
     def forget(self, key: bytes) -> None:
         """It is not planted any more."""
         plain = plain_key(key)
         self._own.planted.pop(plain, None)
-        self._ends.pop(key, None)
+        if key in self._out:
+            self._out.discard(key)
+            del self._ends[key]
         self._zoned.pop(plain, None)
 
     def due(self, now: float) -> Iterator[bytes]:
@@ -105,9 +113,12 @@ class Planted:
                     ends.pop(key, None)
                     continue
                 timer_s = self.timer_s(key, body)
-                left_s = ends.get(key, 0) - second
-                if left_s <= timer_s - timer_s * 3 // 8 or timer_s > self.long_s:
-                    yield key  # else it was written again since
+                late_s = ends.get(key, 0) - timer_s * 5 // 8 - second
+                if late_s > 0 and timer_s <= self.long_s:  # it was written since
+                    self._put(key, second + late_s)
+                else:
+                    self._out.add(key)
+                    yield key
             self._at += 1
 
     def ended(self, key: bytes, now: float) -> bool:
@@ -129,6 +140,7 @@ class Planted:
         self._own.planted.clear()
         self._zoned.clear()
         self._ends.clear()
+        self._out.clear()
         self._wheel.clear()
         self._at = 0
         return planted

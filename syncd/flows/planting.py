@@ -1,14 +1,15 @@
 """A plan that plants: a commit in small, beside flows that live in this kernel.
 
-In: records for this kernel, what it holds of them, which flows are its own. Out: the
+In: a bed of records, what the kernel holds of them, which flows are its own. Out: the
 batches of `commit.py`, and after them which records were refused and why. The rule: a
 flow of this kernel's own is never deleted to make room for a copy.
 """
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Sequence
+from struct import Struct
 
 from syncd.errors import RecordError
-from syncd.flows import nla
+from syncd.flows import nla, restore
 from syncd.flows.batch import Restorer, TimedRecord
 from syncd.flows.commit import Attempt, Batch, CommitPlan
 from syncd.flows.masks import WHOLE, Masks
@@ -26,6 +27,8 @@ from syncd.flows.steps import Verb
 
 IN_THE_WAY = "another flow in the way"
 
+_HEADER = Struct("<IHHII")
+_ORIGINAL = b"\x01\x80"  # CTA_TUPLE_ORIG
 _WINDOW_SCALE = 0x01  # IP_CT_TCP_FLAG_WINDOW_SCALE
 _SCALES = (CTA_PROTOINFO_TCP_WSCALE_ORIGINAL, CTA_PROTOINFO_TCP_WSCALE_REPLY)
 
@@ -42,23 +45,43 @@ class Tools:
         self.reader = RecordReader()
 
 
-class PlantingPlan(CommitPlan):
-    """Plants records, all with one timer."""
+class Bed:
+    """Records that get the same timer."""
 
-    def __init__(
-        self,
-        records: Sequence[TimedRecord],
-        held: Mapping[bytes, bytes],
-        own: Container[bytes],
-        tools: Tools,
-    ) -> None:
-        super().__init__(records, held, tools.timer_s, tools.masks)
-        self.records = records
+    __slots__ = ("differing", "fresh", "held", "known")
+
+    def __init__(self) -> None:
+        self.fresh: list[TimedRecord] = []  # to be created, and all expectations
+        self.known: list[TimedRecord] = []  # the kernel holds `held`, maybe alike
+        self.held: list[bytes] = []
+        self.differing: list[tuple[TimedRecord, bytes]] = []  # it holds another state
+
+    def __len__(self) -> int:
+        return len(self.fresh) + len(self.known) + len(self.differing)
+
+
+class PlantingPlan(CommitPlan):
+    """Plants a bed."""
+
+    def __init__(self, bed: Bed, own: Container[bytes], tools: Tools) -> None:
+        super().__init__(bed.fresh, {}, tools.timer_s, tools.masks)
+        self.records = [*bed.fresh, *bed.known, *[pair[0] for pair in bed.differing]]
+        self._known, self._known_held = bed.known, bed.held
+        self._differing = bed.differing
         self.timer_s = tools.timer_s
         self.refused: dict[bytes, str] = {}  # key -> reason
         self._restorer = tools.restorer
         self._reader = tools.reader
         self._own = own
+
+    def _updates(self) -> Batch:
+        differing = self._differing
+        batch = super()._updates()
+        if len(batch.messages) < len(differing):  # so that the next ones are built
+            for (_, body, _), held in differing:
+                self._restorer.learn(body)
+                self._restorer.learn(held)
+        return batch
 
     def _fail(self, record: TimedRecord, reason: str, text: str = "") -> None:
         self.refused[record[0]] = f"{reason} ({text})" if text else reason
@@ -82,6 +105,32 @@ class PlantingPlan(CommitPlan):
     def _found_some(self, batch: Batch, replies: Sequence[tuple[int, bytes]]) -> None:
         for index, reply in replies:
             self._found(Attempt(batch.records[index], Verb.LOOK_UP), reply)
+
+
+def deletes(keys: Sequence[bytes]) -> list[bytes]:
+    """Requests that delete these records."""
+    return _asked(keys, restore.CT_DELETE, restore.delete)
+
+
+def lookups(keys: Sequence[bytes]) -> list[bytes]:
+    """Requests that ask for these records."""
+    return _asked(keys, restore.CT_GET, restore.lookup)
+
+
+def _asked(
+    keys: Sequence[bytes], kind: int, rarely: Callable[[bytes, int], bytes]
+) -> list[bytes]:
+    """Requests that consist of a key; a flow's are built at once."""
+    messages = []
+    for number, key in enumerate(keys, 1):
+        size = len(key)
+        # The tuple fills the key, so it is one: a delete without would be a flush.
+        if key[6:8] == _ORIGINAL and size == 4 + (key[4] | key[5] << 8) and size > 32:
+            head = _HEADER.pack(16 + size, kind, restore.REQUEST, number, 0)
+            messages.append(head + key)
+        else:
+            messages.append(rarely(key, number))
+    return messages
 
 
 def same_copy(body: bytes, held: bytes) -> bool:

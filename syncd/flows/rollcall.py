@@ -17,6 +17,10 @@ class RollCall:
         self.unseen: set[bytes] = set()
         self._waiting: list[bytes] = []  # to be noted
 
+    def __bool__(self) -> bool:
+        """Is there anything that a dump has still to show?"""
+        return bool(self._waiting or self.unseen)
+
     def begin(self, keys: Iterable[bytes]) -> None:
         """A dump begins that has to show these keys."""
         self.unseen = set()

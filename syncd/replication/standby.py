@@ -17,31 +17,30 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
-from syncd.errors import RecordError
 from syncd.flows import restore
-from syncd.flows.batch import TimedRecord
 from syncd.flows.commit import BATCH_MESSAGES, TABLE_FULL
-from syncd.flows.forward import advance, bring
+from syncd.flows.forward import ESTABLISHED, LAST_ACK, advance, bring, tcp_state
 from syncd.flows.masks import WHOLE, Masks
 from syncd.flows.own import Own
 from syncd.flows.planted import SHORT_S, Planted
-from syncd.flows.planting import PlantingPlan, Tools, same_copy
+from syncd.flows.planting import Bed, PlantingPlan, Tools, same_copy
 from syncd.flows.reader import RecordReader
-from syncd.flows.record import EXPECTATION, status_of, without_timeout
+from syncd.flows.record import EXPECTATION, FLOW, Record, status_of, without_timeout
 from syncd.flows.selection import is_newer
+from syncd.replication.former import Former
 from syncd.replication.peer import Peer, PeerState
 from syncd.replication.refused import FIRST_RETRY_S, Refused
-from syncd.replication.roles import PRIMARY, Roles
+from syncd.replication.roles import Roles
 from syncd.replication.steps import Step, Task, WarmCounts
 
-FORMER_S = 120.0  # in which what was own before may turn out to be a copy
-ELDER_FRAMES = 20  # who has sent so many was there before us
+CLOSING_S = 0.5  # that a connection may be over before its copy says so
+_NOW = 0.0, 0
 _GLEANED_AT_ONCE = 4096
 _GLEAN_INTERVAL_S = 0.1
 _AWAITED_S = 5  # between two looks at what a restarted primary may have lost
 
 
-Told = tuple[Peer, bytes, int]  # who says it, body, the second in which it came
+Told = tuple[Peer, bytes]  # who says it, and the body
 
 
 class Standby:
@@ -55,7 +54,6 @@ class Standby:
         roles: Roles,
         long_s: int,
     ) -> None:
-        self._node = node
         self.counts = WarmCounts()
         self.refused = Refused()
         self.rounds = 0  # when one begins, all that was touched before is through
@@ -74,14 +72,13 @@ class Standby:
         self._ended: set[bytes] = set()  # by their peer; to be looked at, then deleted
         self._deletes: list[bytes] = []
         self._advances: list[bytes] = []
-        self._plants: dict[int, list[TimedRecord]] = {}  # by timer
-        self._held: dict[bytes, bytes] = {}
+        self._beds: dict[tuple[int, int], Bed] = {}  # by rank and timer
+        # Connections that close: when their copies are told, and how far they are.
+        self._closing: dict[bytes, tuple[float, int]] = {}
+        self._closed: deque[bytes] = deque()  # these, in that order
         self._unalterable: dict[bytes, bytes] = {}  # shown last, and set right since
-        self._found_otherwise: set[bytes] = set()  # of `_held`, as the kernel shows it
-        self._former: dict[bytes, bytes] | None = None
-        self._former_until = math.inf
-        self._claim = 0  # the highest of the peers
-        self._elders: dict[str, tuple[int, bool]] = {}  # name -> epoch, elder?
+        self._found_otherwise: set[bytes] = set()  # in a bed, as the kernel shows it
+        self._former = Former(node, own, peers, roles)
         self._gleaning: Iterator[bytes] = iter(())
         self._gleaned_at = 0.0
         self.adopting: dict[bytes, bytes] = {}  # planted, and about to become own
@@ -94,15 +91,20 @@ class Standby:
             + len(self._sorting)
             + len(self._looks)
             + len(self._deletes)
-            + sum(map(len, self._plants.values()))
+            + sum(map(len, self._beds.values()))
         )
 
     @property
     def idle(self) -> bool:
         """Is there nothing to be done now?"""
         return not (
-            self._touched or self._sorting or self._looks or self._deletes
-        ) and not (self._plants or self._advances)
+            self._touched
+            or self._sorting
+            or self._looks
+            or self._deletes
+            or self._beds
+            or self._advances
+        )
 
     # What there is to be done
 
@@ -110,7 +112,9 @@ class Standby:
         """Once a beat: find what is due. The kernel was read once before."""
         for peer in self._peers.values():
             self._follow(peer)
-        self._note_former(now)
+        if self._former.look(now):
+            self._gleaned_at = now  # they are looked through at once
+        self._take_closed(now)
         if self._own.uprooted:
             uprooted = list(map(self.register.name, self._own.take_uprooted()))
             self._touched.update(uprooted)
@@ -129,10 +133,12 @@ class Standby:
 
     def next_step(self, now: float) -> Step | None:
         """The next batch; None if there is nothing to be done."""
-        if self._touched and not (self._sorting or self._looks or self._plants):
+        if not (self._sorting or self._looks or self._beds) and self._touched:
             self._sorting.extend(self._touched)
             self._touched.clear()
             self.rounds += 1
+        if any(len(bed) >= BATCH_MESSAGES for bed in self._beds.values()):
+            return self._plan()
         self._sort(now)
         if self._looks:
             count = min(len(self._looks), BATCH_MESSAGES)
@@ -143,71 +149,112 @@ class Standby:
         if self._advances:
             messages, self._advances = self._advances, []
             return Step(Task.ADVANCE, messages=messages)
-        if self._plants:
-            return Step(Task.PLANT, plan=self._plan())
-        return None
+        return self._plan() if self._beds else None
 
-    def _plan(self) -> PlantingPlan:
-        # Masters go before related flows and expectations, which have short timers.
-        timer_s = max(self._plants)
-        records = self._plants[timer_s][:BATCH_MESSAGES]
-        del self._plants[timer_s][:BATCH_MESSAGES]
-        if not self._plants[timer_s]:
-            del self._plants[timer_s]
-        kind = timer_s, self.masks
+    def _plan(self) -> Step:
+        """Masters go before related flows, and those before expectations."""
+        place = min(self._beds)
+        kind = place[1], self.masks
         tools = self._tools.setdefault(kind, Tools(*kind))
-        return PlantingPlan(records, self._held, self._own.flows.bodies, tools)
+        plan = PlantingPlan(self._beds.pop(place), self._own.flows.bodies, tools)
+        return Step(Task.PLANT, plan=plan)
 
     def _sort(self, now: float) -> None:
         """What the next touched keys ask for."""
-        own, planted = self._own, self.register.get
+        own, held_of, told_of = self._own, self.register.get, self._told
+        flows, adopting = own.flows.bodies, self.adopting
+        expectations = own.expectations.bodies
         for _ in range(min(len(self._sorting), BATCH_MESSAGES)):
             key = self._sorting.popleft()
-            table = own.expectations if key[6] == EXPECTATION else own.flows
-            told = self._told(key)
-            if key in table.bodies or key in self.adopting:
+            told = told_of(key)
+            if key in flows or key in expectations or key in adopting:
                 if told is not None:
                     self._both(key, told, now)
                 continue
-            held = planted(key)
+            held = held_of(key)
             if told is None:
-                self.refused.forget(key)
-                if held is not None:
-                    self._ended.add(key)
-                    self._looks.append(key)
+                self._end(key, held)
             elif held is None:
                 if self._until(key, told) > now and self.wants(key, told[1]):
-                    self._plant(key, told[1], now)
+                    self._create(key, told[1], now)
             elif held != told[1]:
-                if _is_another(key, held, told[1]):
-                    self._deletes.append(key)
-                    self._touched.add(key)
-                else:
-                    self._held[key] = held
-                    self._plant(key, told[1], now)
+                self._change(key, held, told[1], now)
 
-    def _plant(self, key: bytes, body: bytes, now: float) -> None:
-        if self.room is not None and key not in self._held:
+    def _end(self, key: bytes, held: bytes | None) -> None:
+        """No peer tells it any more."""
+        if self.refused.reasons:
+            self.refused.forget(key)
+        _, state = self._closing.pop(key, (0.0, 0))
+        if held is None:
+            return
+        if max(state, tcp_state(held)) >= LAST_ACK:
+            self._deletes.append(key)  # its last packets were seen by the peer
+        else:
+            self._ended.add(key)
+            self._looks.append(key)
+
+    def _change(self, key: bytes, held: bytes, body: bytes, now: float) -> None:
+        """A copy is to be brought up to date; what only closes may wait for its end."""
+        state = tcp_state(body)
+        if state > ESTABLISHED and tcp_state(held) >= ESTABLISHED:
+            due, _ = self._closing.get(key, (math.inf, 0))
+            if now < due:
+                if due == math.inf:
+                    due = now + CLOSING_S
+                    self._closed.append(key)
+                self._closing[key] = due, state
+                return
+            del self._closing[key]
+        if _is_another(key, held, body):
+            self._deletes.append(key)
+            self._touched.add(key)
+        elif key[6] == EXPECTATION:
+            self._bed(key, body).fresh.append((key, body, 0.0))
+        else:
+            self._bed(key, body).differing.append(((key, body, 0.0), held))
+
+    def _take_closed(self, now: float) -> None:
+        """Connections that have been closed for a while and have not ended yet."""
+        closed, closing = self._closed, self._closing
+        while closed and closing.get(closed[0], _NOW)[0] <= now:
+            self._touched.add(closed.popleft())
+
+    def hurry(self) -> None:
+        """Let nothing wait."""
+        self._touched.update(self._closing)
+        self._closing = {key: (0.0, told[1]) for key, told in self._closing.items()}
+
+    def _create(self, key: bytes, body: bytes, now: float) -> None:
+        if self.room is not None:
             if self.room <= 0:
                 self.counts.refused += 1
                 self.refused.add(key, TABLE_FULL, now)
                 return
             self.room -= 1
-        timer_s = self.register.timer_s(key, body)
-        self._plants.setdefault(timer_s, []).append((key, body, 0.0))
+        self._bed(key, body).fresh.append((key, body, 0.0))
+
+    def _bed(self, key: bytes, body: bytes) -> Bed:
+        """Where it belongs."""
+        rank = 2 if key[6] == EXPECTATION else status_of(body) & restore.EXPECTED
+        place = rank, self.register.timer_s(key, body)
+        bed = self._beds.get(place)
+        if bed is None:
+            bed = self._beds[place] = Bed()
+        return bed
 
     def _both(self, key: bytes, told: Told, now: float) -> None:
         """A peer tells what is own: a copy after all, or seen from both sides."""
-        flows, (peer, body, _) = self._own.flows, told
+        flows, (peer, body) = self._own.flows, told
         ours = flows.bodies.get(key)
         if ours is None or key in self.adopting:
             return
-        if self._is_copy(key, ours, told):
+        if self._former.is_copy(key, ours, peer, body):
             flows.disown(key)
             self._own.plant([(key, ours)])
-            self._held[key] = ours
             self.counts.returned += 1
-            self._plant(key, body, now)
+            bed = self._bed(key, body)
+            bed.known.append((key, body, 0.0))
+            bed.held.append(ours)
         elif key in flows.held:
             self.refused.retry(key, int(now) + FIRST_RETRY_S)
         elif further := advance(ours, body, closing=peer.state is PeerState.IN_STEP):
@@ -216,27 +263,16 @@ class Standby:
             self._own.lookups[key] = None
             self.counts.advanced += 1
 
-    def _is_copy(self, key: bytes, ours: bytes, told: Told) -> bool:
-        """Is it left over from before, and belongs to who tells it now?"""
-        peer, body, _ = told
-        if not self._former or self._former.get(key) is not ours:
-            return False
-        if self._roles.role == PRIMARY or ours[: ours[0]] != body[: ours[0]]:
-            return False
-        if peer.claim != self._roles.claim:
-            return peer.claim > self._roles.claim
-        return self._elders.get(peer.name, (0, False))[1]
-
     def _told(self, key: bytes) -> Told | None:
         """Of several peers the one whose word counts (docs/adr/0011)."""
         best: Told | None = None
+        flow = key[6] == FLOW
         for peer in self._peers.values():
-            table = peer.expectations if key[6] == EXPECTATION else peer.flows
-            body = table.bodies.get(key)
-            if body is not None:
-                told = peer, body, table.told_s[key]
-                if best is None or _counts_more(told, best):
-                    best = told
+            body = (peer.flows if flow else peer.expectations).bodies.get(key)
+            if body is not None and (
+                best is None or _counts_more(key, (peer, body), best)
+            ):
+                best = peer, body
         return best
 
     def again(self, step: Step) -> None:
@@ -256,15 +292,11 @@ class Standby:
     ) -> None:
         """The kernel's entries of copies that are due, or that a peer has ended."""
         register = self.register
-        for key, reply in zip(keys, replies, strict=True):
+        for key, record in zip(keys, self._read(replies), strict=True):
             body = register.get(key)
             if body is None:
                 continue
             told = self._told(key)
-            try:
-                record = None if reply is None else self._reader.read_one(reply)
-            except RecordError:
-                record = None
             if record is None:
                 register.forget(key)
                 if told is not None:
@@ -291,12 +323,24 @@ class Standby:
                 register.postpone(key)
             self._ended.discard(key)
 
+    def _read(self, replies: Sequence[bytes | None]) -> list[Record | None]:
+        """The record of each reply, None if there is none."""
+        # Without sequence and port id a reply is of a shape that the reader knows.
+        messages = [reply[:8] + bytes(8) + reply[16:] for reply in replies if reply]
+        found = iter(self._reader.read(messages))
+        if self._reader.malformed:
+            self._reader.malformed = 0
+            return [None] * len(replies)
+        return [next(found) if reply else None for reply in replies]
+
     def deleted(self, keys: Sequence[bytes]) -> None:
         """These are not in the kernel any more."""
         touched = self._own.flows.touched
+        forget, unalterable = self.register.forget, self._unalterable
         for key in keys:
-            self.register.forget(key)
-            self._unalterable.pop(key, None)
+            forget(key)
+            if unalterable:
+                unalterable.pop(key, None)
         if touched is not None:  # what a dump has shown of them is old
             touched.update(keys)
         self.counts.deleted += len(keys)
@@ -309,11 +353,11 @@ class Standby:
         counts.created += result.created
         counts.updated += result.updated
         counts.refreshed += result.unchanged
-        for key, _, _ in plan.records:
-            if key in self._found_otherwise:
-                self._found_otherwise.discard(key)
-                counts.repaired += key not in refused
-            self._held.pop(key, None)
+        if self._found_otherwise:
+            for key, _, _ in plan.records:
+                if key in self._found_otherwise:
+                    self._found_otherwise.discard(key)
+                    counts.repaired += key not in refused
         if self.refused.reasons:
             for key, _ in done:
                 self.refused.forget(key)
@@ -329,51 +373,35 @@ class Standby:
             if self._unalterable.get(key) != shown:  # the kernel takes no more of it
                 self._found_otherwise.add(key)
                 self._unalterable[key] = shown
-        self._held[key] = held
-        self._plants.setdefault(self.register.timer_s(key, body), []).append(
-            (key, body, 0.0)
-        )
+        bed = self._bed(key, body)
+        if key[6] == EXPECTATION:
+            bed.fresh.append((key, body, 0.0))
+        else:
+            bed.known.append((key, body, 0.0))
+            bed.held.append(held)
 
     def _until(self, key: bytes, told: Told) -> float:
         """Until when there is to be a copy: of a lost peer, up to the estimate."""
-        peer, body, told_s = told
+        peer, body = told
         if peer.live:
             return math.inf
-        before_s = max(peer.heard_at - told_s, 0.0)
+        before_s = max(peer.heard_at - _told_s(key, peer), 0.0)
         return peer.heard_at + restore.estimate_s(key, body, before_s)
 
-    # Who the peers are, and what was own before
+    # What else there may be
 
     def _follow(self, peer: Peer) -> None:
         """From now on the tables of this peer say what is touched."""
-        known = self._elders.get(peer.name)
-        if peer.inbox.epoch and (known is None or known[0] != peer.inbox.epoch):
-            elder = known is None and (
-                peer.inbox.highest >= ELDER_FRAMES or peer.name < self._node
-            )
-            self._elders[peer.name] = (peer.inbox.epoch, elder)
         if peer.flows.touched is not self._touched:
             peer.flows.touched = peer.expectations.touched = self._touched
             self._touched.update(peer.flows.bodies, peer.expectations.bodies)
-
-    def _note_former(self, now: float) -> None:
-        """What was own at the start, or before somebody took over."""
-        claim = max([peer.claim for peer in self._peers.values()], default=0)
-        overtaken = claim > max(self._claim, self._roles.claim)
-        self._claim = max(claim, self._claim)
-        if self._former is None or (overtaken and not self._former):
-            self._former = dict(self._own.flows.bodies)
-            self._former_until = now + FORMER_S
-            self._gleaned_at = now  # they are looked through at once
-        elif self._former and now >= self._former_until:
-            self._former = {}
 
     def _glean(self, now: float) -> None:
         """Now and then go through what the peers tell: nothing may be missing here."""
         if now < self._gleaned_at:
             return
         own, adopting, register = self._own, self.adopting, self.register
-        former, count = self._former or {}, 0
+        former, count = self._former.bodies, 0
         for key in islice(self._gleaning, _GLEANED_AT_ONCE):
             count += 1
             if register.get(key) is not None:
@@ -402,7 +430,7 @@ class Standby:
     def age_s(self, key: bytes, now: float) -> float:
         """How long ago its present state was told; 0 if nobody tells it any more."""
         told = self._told(key)
-        return 0.0 if told is None else max(now - told[2], 0.0)
+        return 0.0 if told is None else max(now - _told_s(key, told[0]), 0.0)
 
     def take(self, peers: Sequence[Peer]) -> dict[bytes, bytes]:
         """The copies of what these peers tell are ours from now on; key -> body."""
@@ -444,10 +472,16 @@ def _is_another(key: bytes, held: bytes, told: bytes) -> bool:
     return bool(was & ~is_now & bits or (was ^ is_now) & restore.NAT_BITS)
 
 
-def _counts_more(one: Told, other: Told) -> bool:
+def _told_s(key: bytes, peer: Peer) -> int:
+    """The second in which the peer's present word of it came."""
+    return (peer.flows if key[6] == FLOW else peer.expectations).told_s[key]
+
+
+def _counts_more(key: bytes, one: Told, other: Told) -> bool:
     """The higher claim, then the newer state, then the name."""
     if one[0].claim != other[0].claim:
         return one[0].claim > other[0].claim
-    if one[2] == other[2] and one[1] == other[1]:
+    newer, older = (_told_s(key, one[0]), one[1]), (_told_s(key, other[0]), other[1])
+    if newer == older:
         return one[0].name < other[0].name
-    return is_newer((one[2], one[1]), (other[2], other[1]))
+    return is_newer(newer, older)

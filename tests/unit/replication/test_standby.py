@@ -8,9 +8,10 @@ from syncd.flows.own import Own
 from syncd.flows.planted import SHORT_S
 from syncd.flows.planting import IN_THE_WAY
 from syncd.flows.record import END
+from syncd.replication.former import FORMER_S
 from syncd.replication.peer import Peer, PeerState
 from syncd.replication.roles import BACKUP, PRIMARY, Roles
-from syncd.replication.standby import FORMER_S, Standby
+from syncd.replication.standby import Standby
 
 from tests.unit.replication.talk import flow_body, flow_key
 from tests.unit.replication.warm_kernel import Entry, Kernel, records, work

@@ -1,0 +1,77 @@
+"""What was own before, and may be a copy of what another node has.
+
+In: the own flows at the start and whenever somebody took over, the peers. Out: is this
+own flow a copy now? The rule (docs/adr/0012): of two nodes at most one gives a flow up.
+"""
+
+import math
+from collections.abc import Mapping
+
+from syncd.flows.own import Own
+from syncd.replication.peer import Peer
+from syncd.replication.roles import PRIMARY, Roles
+
+FORMER_S = 120.0  # in which what was own before may turn out to be a copy
+ELDER_FRAMES = 20  # who has sent so many was there before us
+
+
+class Former:
+    """Of one node; a body that an event has replaced since is not a former one."""
+
+    __slots__ = (
+        "_claim",
+        "_elders",
+        "_node",
+        "_own",
+        "_peers",
+        "_roles",
+        "_until",
+        "bodies",
+    )
+
+    def __init__(
+        self, node: str, own: Own, peers: Mapping[str, Peer], roles: Roles
+    ) -> None:
+        self.bodies: dict[bytes, bytes] = {}
+        self._node = node
+        self._own = own
+        self._peers = peers
+        self._roles = roles
+        self._until = -math.inf  # nothing was noted yet
+        self._claim = 0  # the highest of the peers
+        self._elders: dict[str, tuple[int, bool]] = {}  # name -> epoch, elder?
+
+    def look(self, now: float) -> bool:
+        """Note what is own, if it is time; was it?"""
+        for peer in self._peers.values():
+            self._meet(peer)
+        claim = max([peer.claim for peer in self._peers.values()], default=0)
+        overtaken = claim > max(self._claim, self._roles.claim)
+        self._claim = max(claim, self._claim)
+        if self._until == -math.inf or (overtaken and not self.bodies):
+            self.bodies = dict(self._own.flows.bodies)
+            self._until = now + FORMER_S
+            return True
+        if self.bodies and now >= self._until:
+            self.bodies = {}
+        return False
+
+    def _meet(self, peer: Peer) -> None:
+        """Which of the two of us was there first?"""
+        epoch = peer.inbox.epoch
+        known = self._elders.get(peer.name)
+        if epoch and (known is None or known[0] != epoch):
+            elder = known is None and (
+                peer.inbox.highest >= ELDER_FRAMES or peer.name < self._node
+            )
+            self._elders[peer.name] = (epoch, elder)
+
+    def is_copy(self, key: bytes, ours: bytes, peer: Peer, body: bytes) -> bool:
+        """Is this own flow left over, and belongs to the peer that tells it now?"""
+        if self.bodies.get(key) is not ours or self._roles.role == PRIMARY:
+            return False
+        if ours[: ours[0]] != body[: ours[0]]:
+            return False
+        if peer.claim != self._roles.claim:
+            return peer.claim > self._roles.claim
+        return self._elders.get(peer.name, (0, False))[1]
