@@ -16,13 +16,13 @@ from syncd.config import CommitConfig
 from syncd.daemon.failure import watched
 from syncd.daemon.listener import Listener
 from syncd.errors import KernelError
-from syncd.flows.batch import Restorer
-from syncd.flows.commit import TABLE_FULL, Result
+from syncd.flows.batch import Restorer, TimedRecord
+from syncd.flows.commit import TABLE_FULL, CommitPlan, Result
 from syncd.flows.masks import Masks
 from syncd.flows.planting import deletes, lookups
 from syncd.flows.record import EXPECTATION
 from syncd.kernel import host
-from syncd.kernel.requests import RequestSocket
+from syncd.kernel.requests import RequestSocket, carry_out
 from syncd.replication.engine import ReplicationEngine
 from syncd.replication.peer import Peer
 from syncd.replication.standby import Standby
@@ -35,6 +35,7 @@ _BREATH_S = 0.002  # between two beats when more waits
 _SPACE_S = 1.0  # between two looks at the size of the kernel's table
 _SHARE = 0.95  # of the kernel's table that may be filled by copies
 _ADOPT_AT_ONCE = 1024
+_COMPARED_AT_ONCE = 8192  # own flows with what peers tell
 _ANSWER_S = 0.01  # for the answer of a promotion to go out
 _RETRY_S = 1.0  # after requests failed altogether
 
@@ -151,16 +152,15 @@ class Warm:
         before = standby.counts.created + standby.counts.replanted
         standby.hurry()
         await self._finish()
-        if standby.refused.reasons:
-            standby.retry_all()
-            await self._finish()
-        result = Result()
         own.flows.disturbed = set()
+        result = await self._commit_outdated(peers)
         taken = standby.take(peers)
         created = standby.counts.created + standby.counts.replanted - before
-        result.created = min(created, len(taken))
-        result.unchanged = len(taken) - result.created
-        result.failed = standby.refused.counts()
+        created = min(created, len(taken))
+        result.created += created
+        result.unchanged += len(taken) - created
+        for reason, count in standby.refused.counts().items():
+            result.failed[reason] = result.failed.get(reason, 0) + count
         if TABLE_FULL in result.failed:
             result.error = (
                 "the kernel's connection tracking table has no room for all copies, "
@@ -169,11 +169,29 @@ class Warm:
         self._adopting = watched(self._adopt(taken), "adopting what was planted")
         return result
 
+    async def _commit_outdated(self, peers: list[Peer]) -> Result:
+        """Own flows of which these peers know more are no copies: commit them."""
+        own, now = self._engine.own, time.monotonic()
+        records: list[TimedRecord] = []
+        left = iter(tuple(own.flows.bodies.items()))
+        while part := list(islice(left, _COMPARED_AT_ONCE)):
+            records += self.standby.outdated(part, peers, now)
+            await asyncio.sleep(0)
+        records = [record for record in records if record[0] not in own.flows.held]
+        config = self._config()
+        held = own.flows.bodies
+        plan = CommitPlan(records, held, config.timeout, Masks.of(config))
+        if records:
+            await carry_out(plan, self._requests)
+            own.flows.adopt(records)
+        return plan.result
+
     async def _adopt(self, taken: dict[bytes, bytes]) -> None:
         """Copies become own, with their real timers."""
         await asyncio.sleep(_ANSWER_S)
         own, standby = self._engine.own, self.standby
-        restorer = Restorer(self._config().timeout)
+        config = self._config()
+        restorer = Restorer(config.timeout, Masks.of(config).attributes)
         left = iter(tuple(taken.items()))
         while part := list(islice(left, _ADOPT_AT_ONCE)):
             now = time.monotonic()

@@ -19,7 +19,7 @@ class Former:
     """Of one node; a body that an event has replaced since is not a former one."""
 
     __slots__ = (
-        "_claim",
+        "_claims",
         "_elders",
         "_node",
         "_own",
@@ -38,23 +38,33 @@ class Former:
         self._peers = peers
         self._roles = roles
         self._until = -math.inf  # nothing was noted yet
-        self._claim = 0  # the highest of the peers
+        self._claims: dict[str, int] = {}  # of the peers, by name
         self._elders: dict[str, tuple[int, bool]] = {}  # name -> epoch, elder?
 
     def look(self, now: float) -> bool:
         """Note what is own, if it is time; was it?"""
         for peer in self._peers.values():
             self._meet(peer)
-        claim = max([peer.claim for peer in self._peers.values()], default=0)
-        overtaken = claim > max(self._claim, self._roles.claim)
-        self._claim = max(claim, self._claim)
-        if self._until == -math.inf or (overtaken and not self.bodies):
+        if self._overtaken() or self._until == -math.inf:
             self.bodies = dict(self._own.flows.bodies)
             self._until = now + FORMER_S
             return True
         if self.bodies and now >= self._until:
             self.bodies = {}
         return False
+
+    def _overtaken(self) -> bool:
+        """Has somebody whom we knew before taken over now?"""
+        claims = self._claims
+        highest = max([self._roles.claim, *claims.values()])
+        overtaken = any(
+            peer.claim > highest and peer.name in claims
+            for peer in self._peers.values()
+        )
+        for peer in self._peers.values():
+            if peer.inbox.epoch:
+                claims[peer.name] = max(claims.get(peer.name, 0), peer.claim)
+        return overtaken
 
     def _meet(self, peer: Peer) -> None:
         """Which of the two of us was there first?"""

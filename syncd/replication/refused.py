@@ -67,4 +67,7 @@ class Refused:
     def all(self) -> Iterator[bytes]:
         """Every key, to be tried at once; the waiting times begin anew."""
         self._tries.clear()
+        for keys in self._retries.values():
+            yield from keys
+        self._retries.clear()
         yield from self.reasons

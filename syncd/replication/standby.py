@@ -18,8 +18,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from syncd.flows import restore
+from syncd.flows.batch import TimedRecord
 from syncd.flows.commit import BATCH_MESSAGES, TABLE_FULL
 from syncd.flows.forward import ESTABLISHED, LAST_ACK, advance, bring, tcp_state
+from syncd.flows.likeness import alike
 from syncd.flows.masks import WHOLE, Masks
 from syncd.flows.own import Own
 from syncd.flows.planted import SHORT_S, Planted
@@ -123,10 +125,6 @@ class Standby:
         self._touched.update(self.refused.due(self.room, now))
         self._glean(now)
 
-    def retry_all(self) -> None:
-        """Try once more what was refused, at once."""
-        self._touched.update(self.refused.all())
-
     def audit(self, keys: Iterable[bytes]) -> None:
         """These copies are to be looked at, whether they are due or not."""
         self._looks.extend(keys)
@@ -220,7 +218,8 @@ class Standby:
             self._touched.add(closed.popleft())
 
     def hurry(self) -> None:
-        """Let nothing wait."""
+        """Let nothing wait; try once more what was refused."""
+        self._touched.update(self.refused.all())
         self._touched.update(self._closing)
         self._closing = {key: (0.0, told[1]) for key, told in self._closing.items()}
 
@@ -431,6 +430,19 @@ class Standby:
         """How long ago its present state was told; 0 if nobody tells it any more."""
         told = self._told(key)
         return 0.0 if told is None else max(now - _told_s(key, told[0]), 0.0)
+
+    def outdated(
+        self, records: Iterable[tuple[bytes, bytes]], peers: Sequence[Peer], now: float
+    ) -> list[TimedRecord]:
+        """Of these own records those of which one of the peers has another state."""
+        claim, newer = self._roles.claim, []
+        for key, ours in records:
+            told = self._told(key)
+            if told is None or told[0] not in peers or told[0].claim < claim:
+                continue
+            if not alike(key, ours, told[1]):
+                newer.append((key, told[1], now - _told_s(key, told[0])))
+        return newer
 
     def take(self, peers: Sequence[Peer]) -> dict[bytes, bytes]:
         """The copies of what these peers tell are ours from now on; key -> body."""

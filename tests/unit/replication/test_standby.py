@@ -291,6 +291,24 @@ def test_who_takes_over_makes_copies_of_what_was_own_before() -> None:
     assert not scene.held
 
 
+def test_each_take_over_makes_copies_of_what_became_own_since() -> None:
+    scene = Scene()
+    scene.work()
+    for claim in (1, 3):
+        scene.tell(1)
+        scene.work()
+        scene.own.flows.adopt([(flow_key(1), flow_body(1), 0.0)])
+        scene.standby.take([scene.peer])
+        scene.standby.adopting = {}
+        scene.roles.claim = claim
+        scene.work()
+        scene.peer.claim = claim + 1
+        scene.tell(1, seconds=DAY_S + claim)
+        scene.work()
+        assert set(scene.own.planted) == keys(1)
+        assert not scene.own.flows.bodies
+
+
 def test_a_new_flow_of_the_same_tuple_replaces_the_copy() -> None:
     scene = Scene()
     scene.tell(1)
