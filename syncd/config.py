@@ -78,6 +78,7 @@ class KernelConfig:
 
     receive_buffer: int = 16 * MIB  # Bytes of the event socket's buffer.
     reliable_events: bool = False  # The kernel keeps and retries undelivered events.
+    audit_interval_s: float = 60.0  # Between two comparisons with the kernel; 0: none.
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +233,10 @@ def _security(section: Section) -> SecurityConfig:
 def _kernel(section: Section) -> KernelConfig:
     size = section.size("receive_buffer", 16 * MIB)
     reliable = section.flag("reliable_events", default=False)
+    default_s = KernelConfig().audit_interval_s
+    audit_s = section.seconds("audit_interval_s", default_s, 0, 86400)
     section.finish()
-    return KernelConfig(size, reliable)
+    return KernelConfig(size, reliable, audit_s)
 
 
 def _commit(section: Section) -> CommitConfig:

@@ -64,6 +64,10 @@ class Listener:
         """Is a dump being read, or more to be taken than one visit takes?"""
         return self._reading.locked() or self.behind
 
+    def pump(self) -> None:
+        """Let the changes leave that were found."""
+        self._after()
+
     def start(self) -> None:
         """Begin to listen; the first visit also starts the first dump."""
         self._loop.call_soon(self._visit)

@@ -21,7 +21,10 @@ _LINK_COUNTERS = (
     "failures",
 )
 _WARM_COUNTERS = ("created", "updated", "refreshed", "deleted", "repaired", "replanted")
-_KERNEL_COUNTERS = ("events", "overruns", "lost_events", "resyncs")
+_KERNEL_COUNTERS = (
+    *("events", "overruns", "lost_events", "resyncs"),
+    *("audits", "audit_differences"),
+)
 _HELP: Final = {
     "ready": "Could this node take over now?",
     "role": "1 for the role of this node.",
@@ -35,6 +38,8 @@ _HELP: Final = {
     "kernel_overruns_total": "How often the event queue was full.",
     "kernel_lost_events_total": "Events that did not fit into the queue.",
     "kernel_resyncs_total": "How often the kernel's table was read.",
+    "kernel_audits_total": "Comparisons of the own tables with the kernel's.",
+    "kernel_audit_differences_total": "Records that they found and put right.",
     "kernel_entries": "Entries of the kernel's table.",
     "kernel_limit": "net.netfilter.nf_conntrack_max",
     "peer_flows": "Flows that this peer told.",

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from syncd.config import Config
+from syncd.daemon.auditor import Auditor
 from syncd.daemon.control import ControlServer
 from syncd.daemon.failure import end_on_failure, watched
 from syncd.daemon.listener import Listener
@@ -93,11 +94,21 @@ class Node:
         self.control = ControlServer(
             config.control.socket, self.operations, self._failed
         )
+        self.auditor = self._auditor()
         self._failure: Exception | None = None
         self._watchers: list[asyncio.Task[None]] = []
         self._looked_at: float | None = None  # when every interface was seen once
         self._timer: asyncio.TimerHandle | None = None
         self._sending: asyncio.Task[None] | None = None
+
+    def _auditor(self) -> Auditor:
+        return Auditor(
+            RequestSocket(),
+            self.listener,
+            self.engine,
+            lambda: self.filter,
+            lambda: self.operations.busy,
+        )
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Start everything, say so, wait for the end, stop everything."""
@@ -116,6 +127,7 @@ class Node:
             if self.warm is not None:
                 self.warm.start()
             self.unspoken.start()
+            self.auditor.start(self.config.kernel.audit_interval_s)
             _LOG.info("node %s is running", self.config.node.name)
             ready()
             await self.stopped.wait()
@@ -136,6 +148,7 @@ class Node:
         if self.warm is not None:
             self.warm.close()
         self.unspoken.close()
+        self.auditor.close()
         self.listener.close()
         self.events.close()
         self.reader.close()
@@ -309,6 +322,9 @@ class Node:
             entries=host.table_count(),
             limit=host.table_limit(),
             receive_buffer=self.events.receive_buffer,
+            audits=self.auditor.audits,
+            audit_differences=self.auditor.differences,
+            last_audit=self.auditor.last,
         )
         now, paths = time.monotonic(), self.engine.paths
         links = [

@@ -80,6 +80,11 @@ class Operations:
             yield await self._commands[command](options)
 
     @property
+    def busy(self) -> bool:
+        """Is a command at work, or what was committed not in the own tables yet?"""
+        return self._turn.locked() or self._takeover.adopting
+
+    @property
     def last_commit(self) -> dict[str, object] | None:
         """What the last commit did, as status shows it."""
         return self._takeover.last

@@ -25,6 +25,9 @@ class KernelReport:
     entries: int = 0
     limit: int = 0
     receive_buffer: int = 0
+    audits: int = 0
+    audit_differences: int = 0
+    last_audit: dict[str, object] | None = None
 
 
 @dataclass(slots=True)
@@ -90,6 +93,9 @@ def status_object(
             "entries": kernel.entries,
             "limit": kernel.limit,
             "receive_buffer": kernel.receive_buffer,
+            "audits": kernel.audits,
+            "audit_differences": kernel.audit_differences,
+            "last_audit": kernel.last_audit,
             "malformed": engine.reader.malformed,
             "echoes": engine.reader.echoes,
         },

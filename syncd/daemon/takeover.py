@@ -131,6 +131,12 @@ class Takeover:
             self._adopting = watched(adopting, "adopting what was committed")
         return result
 
+    @property
+    def adopting(self) -> bool:
+        """Do the own tables not know all of the last commit yet?"""
+        warm = self._warm is not None and self._warm.adopting
+        return warm or (self._adopting is not None and not self._adopting.done())
+
     async def settle(self) -> None:
         """Return when the own tables know of the last commit."""
         if self._warm is not None:

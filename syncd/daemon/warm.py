@@ -65,6 +65,11 @@ class Warm:
         self._verified: dict[str, object] | None = None
         self._loop = asyncio.get_running_loop()
 
+    @property
+    def adopting(self) -> bool:
+        """Is what was planted about to become own?"""
+        return self._adopting is not None and not self._adopting.done()
+
     def start(self) -> None:
         self._timer = self._loop.call_later(_BEAT_S, self._timed)
 

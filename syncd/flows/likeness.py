@@ -1,9 +1,10 @@
 """When are two accounts of one record the same?
 
 In: bodies. Out: yes or no. The kernel moves some things without an event, with every
-packet: the timer, the TCP flags 0x10 (data unacknowledged) and 0x20 (MAXACK_SET) of
-either direction, the bits that say that a flow table carries the flow for now. An
-account that differs in nothing else is no news, whether a dump or a reply brings it.
+packet: the timer, the TCP flag 0x10 (data unacknowledged) of either direction, the bits
+that say that a flow table carries the flow for now. An account that differs in nothing
+else is no news, whether a dump or a reply brings it. The flag 0x20 (MAXACK_SET) comes
+without an event too, but once, with the first ACK after a commit or in mid-stream.
 
 The rule: nothing is changed here, and a body that cannot be read differs.
 """
@@ -17,6 +18,7 @@ from syncd.flows.record import (
     CTA_TIMEOUT,
     EXPECTATION,
     FLOW_ORDER,
+    timeout_of,
 )
 
 # IPS_OFFLOAD, linux/netfilter/nf_conntrack_common.h: the kernel then shows neither
@@ -26,14 +28,18 @@ OFFLOADED = 0x4000
 
 _STATUS_HEAD, _TIMEOUT_HEAD = b"\x08\0\x03\0", b"\x08\0\x07\0"
 _STEADY_STATUS = 0x3F  # of its second lowest byte: all but the bits of flow tables
-_STEADY_FLAGS = 0xCF
+_STEADY_FLAGS, _EVEN_STEADIER_FLAGS = 0xEF, 0xCF
 _TCP_HEADS = b"\x30\0\x04\x80\x2c\0\x01\x80"  # PROTOINFO as kernels write it for TCP
 _FLAGS_AT = (36, 44)  # the flags of each direction in it
 _EXPECTATION = EXPECTATION
+_MARGIN_S = 30
 
 
-def alike(key: bytes, old: bytes, new: bytes) -> bool:
-    """Is the new account of this record the same, but for what moves by itself?"""
+def alike(key: bytes, old: bytes, new: bytes, lenient: bool = False) -> bool:
+    """Is the new account of this record the same, but for what moves by itself?
+
+    `lenient` does not look at MAXACK_SET either.
+    """
     if old == new:
         return True
     if key[6] == _EXPECTATION:
@@ -49,18 +55,21 @@ def alike(key: bytes, old: bytes, new: bytes) -> bool:
         and old[at + 16 :] == new[at + 16 :]
     ):
         return True
-    return _steady(old) == _steady(new)
+    kept = _EVEN_STEADIER_FLAGS if lenient else _STEADY_FLAGS
+    return _steady(old, kept) == _steady(new, kept)
 
 
-def lengthened(key: bytes, old: bytes, new: bytes, margin_s: int = 30) -> bool:
-    """Is the timer now at least twice that which was told, and so much longer?
+def lengthened(key: bytes, old: bytes, new: bytes) -> bool:
+    """Is a flow's timer at least twice that which was told, and half a minute longer?
 
-    A record that the kernel keeps alive without an event would end too early where its
+    A flow that the kernel keeps alive without an event would end too early where its
     first account, taken when its timer had nearly run out, is put into a kernel.
     """
-    kind = CTA_EXPECT_TIMEOUT if key[6] == _EXPECTATION else CTA_TIMEOUT
-    told_s, left_s = _seconds(old, kind), _seconds(new, kind)
-    return told_s >= 0 and left_s >= 2 * told_s and left_s >= told_s + margin_s
+    told_s = timeout_of(old)
+    if told_s is None or key[6] == _EXPECTATION:
+        return False
+    left_s = timeout_of(new)
+    return left_s is not None and left_s >= max(2 * told_s, told_s + _MARGIN_S)
 
 
 def completed(old: bytes, new: bytes) -> bytes:
@@ -75,7 +84,7 @@ def completed(old: bytes, new: bytes) -> bytes:
     return b"".join([present[kind] for kind in FLOW_ORDER if kind in present])
 
 
-def _steady(body: bytes) -> dict[int, bytes]:
+def _steady(body: bytes, kept: int) -> dict[int, bytes]:
     """What does not move by itself of a flow."""
     try:
         parts = attributes(body)
@@ -91,7 +100,7 @@ def _steady(body: bytes) -> dict[int, bytes]:
     if protoinfo is not None and protoinfo[:8] == _TCP_HEADS and len(protoinfo) == 48:
         flags = bytearray(protoinfo)
         for at in _FLAGS_AT:
-            flags[at] &= _STEADY_FLAGS
+            flags[at] &= kept
         parts[CTA_PROTOINFO] = bytes(flags)
     return parts
 
@@ -103,12 +112,3 @@ def _steady_expectation(body: bytes) -> dict[int, bytes]:
         return {0: body}
     parts.pop(CTA_EXPECT_TIMEOUT, None)
     return parts
-
-
-def _seconds(body: bytes, kind: int) -> int:
-    """A timer, -1 if there is none."""
-    try:
-        raw = attributes(body).get(kind)
-    except RecordError:
-        return -1
-    return -1 if raw is None else int.from_bytes(raw[4:8], "big")

@@ -140,7 +140,7 @@ class Own:
                 continue  # a hidden twin of the flow with this key, see kernel-notes.md
             elif planted and key in planted:
                 if kind == _END:
-                    self._uproot(key)
+                    self.uproot(key)
             elif kind == _END:
                 # Time was left, and no program caused it: trap 6 of ctnetlink.md.
                 if mask & _EARLY_END == _TIMEOUT_BIT and dies_with_address(body):
@@ -190,7 +190,8 @@ class Own:
         self.planted.pop(key, None)
         self.uprooted.pop(key, None)
 
-    def _uproot(self, key: bytes) -> None:
+    def uproot(self, key: bytes) -> None:
+        """A planted record is not in the kernel any more."""
         self.planted.pop(key, None)
         self.uprooted[key] = None
 
@@ -283,7 +284,7 @@ class Own:
         for key in keys:
             table = self.expectations if key[6] == EXPECTATION else self.flows
             if key in self.planted and key not in (table.touched or ()):
-                self._uproot(key)
+                self.uproot(key)
         return bool(keys)
 
     def end_dump(self, now: float) -> int:
@@ -346,7 +347,7 @@ class Own:
                 self.claim(plain)
             if plain in self.planted:
                 if record[0] == EXP_END:
-                    self._uproot(plain)
+                    self.uproot(plain)
             elif record[0] == EXP_END:
                 key = self.expectation_key(plain, record[3])
                 expectations.ended(key, record[3])

@@ -28,7 +28,9 @@ cdef class OwnTable:
     cpdef object ended(self, bytes key, bytes ident, double due=*)
     @cython.locals(key=bytes, body=bytes, ident=bytes, old=bytes, mask=cython.ulonglong)
     cpdef object refresh(self, tuple record)
-    @cython.locals(key=bytes, old=bytes, body=bytes, mask=cython.ulonglong)
+    @cython.locals(key=bytes)
     cpdef bint fill(self, tuple record) except -1
+    @cython.locals(key=bytes, old=bytes, body=bytes, mask=cython.ulonglong)
+    cpdef bint agrees(self, tuple record, bint lenient=*) except -1
     @cython.locals(touched=set, held=dict, bodies=dict, keys=list, key=bytes)
     cpdef bint sweep(self, Py_ssize_t limit, double due=*) except -1

@@ -248,12 +248,17 @@ class OwnTable:
         if self.touched is None or key not in self.touched:
             self.refresh(record)
             return True
-        old, body, mask = self.bodies.get(key), record[2], record[4]
+        return key not in self.bodies or self.agrees(record)
+
+    def agrees(self, record: Record, lenient: bool = False) -> bool:
+        """Is this what is stored of the key, but for what moves by itself?"""
+        _, key, body, _, mask = record
+        old = self.bodies.get(key)
         if old is None:
-            return True
+            return False
         if not mask & _TIMEOUT_BIT and key[6] == FLOW:
             body, _ = self._completed(key, old, record)
-        return alike(key, old, body)
+        return alike(key, old, body, lenient)
 
     def _completed(self, key: bytes, old: bytes, record: Record) -> tuple[bytes, int]:
         """Body and mask of a flow that was dumped without its timer."""

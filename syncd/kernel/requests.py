@@ -17,6 +17,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -121,6 +122,7 @@ class RequestSocket:
         self._lock = threading.Lock()
         self._dumping = asyncio.Lock()
         self._sequence = 0
+        self._dump_cpu_s = 0.0
         self._socket = _open(_BUFFER_BYTES)
         try:
             self._dump_socket = _open(_DUMP_BUFFER_BYTES)
@@ -214,9 +216,17 @@ class RequestSocket:
                     self._dump_socket.close()
                     self._dump_socket = _open(_DUMP_BUFFER_BYTES)
 
+    def take_dump_cpu_s(self) -> float:
+        """What dumps have cost in here and in the kernel, since the last call."""
+        spent_s, self._dump_cpu_s = self._dump_cpu_s, 0.0
+        return spent_s
+
     async def _receive(self, kind: Dumped, timeout_s: float) -> bytes:
+        began = time.thread_time()
         try:
-            return self._dump_socket.recv(_DUMP_RECV_BYTES)
+            data = self._dump_socket.recv(_DUMP_RECV_BYTES)
+            self._dump_cpu_s += time.thread_time() - began
+            return data
         except BlockingIOError:
             loop = asyncio.get_running_loop()
             reading = loop.sock_recv(self._dump_socket, _DUMP_RECV_BYTES)

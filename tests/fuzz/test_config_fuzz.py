@@ -14,6 +14,7 @@ KEYS = st.sampled_from(
         *("hello_interval_s", "silence_s", "security", "key_file", "kernel"),
         *("receive_buffer", "reliable_events", "commit", "timeout", "filter"),
         *("protocols", "addresses", "tcp_states", "accept", "ignore"),
+        "audit_interval_s",
     )
 )
 WORDS = st.sampled_from(

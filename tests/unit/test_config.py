@@ -93,7 +93,7 @@ def test_an_unknown_key_gets_a_hint_when_one_is_near() -> None:
     problem = only_problem(LEAST + "[kernel]\nrecieve_buffer = 1\n")
     assert problem.startswith("f.toml:kernel.recieve_buffer: is not known")
     assert 'did you mean "receive_buffer"?' in problem
-    assert "allowed: receive_buffer, reliable_events" in problem
+    assert "allowed: receive_buffer, reliable_events, audit_interval_s" in problem
     assert "mean" not in only_problem(LEAST + "[zzz]\n")
     assert 'mean "link"' in problems(LEAST.replace("[[link]]", "[[lnik]]"))[-1]
 
@@ -127,6 +127,7 @@ def test_a_syntax_error_names_the_line() -> None:
         ("kernel", "receive_buffer", "true", '"16 MiB"'),
         ("kernel", "receive_buffer", '"2000 GiB"', '"1 GiB"'),
         ("kernel", "reliable_events", "1", "true or false"),
+        ("kernel", "audit_interval_s", "-1", "seconds from 0 to 86400"),
         ("commit", "timeout", '"soon"', '"estimate" or whole seconds'),
         ("commit", "timeout", "-1", '"estimate" or whole seconds'),
         ("commit", "mark_mask", "0x100000000", "a number from 0 to 4294967295"),
