@@ -85,21 +85,25 @@ def status_object(
         },
         "peers": [_peer(engine, peer, now) for peer in peers],
         "links": [_link(link, lost) for link in links],
-        "kernel": {
-            "events": kernel.events,
-            "overruns": kernel.overruns,
-            "lost_events": kernel.lost_events,
-            "resyncs": kernel.resyncs,
-            "entries": kernel.entries,
-            "limit": kernel.limit,
-            "receive_buffer": kernel.receive_buffer,
-            "audits": kernel.audits,
-            "audit_differences": kernel.audit_differences,
-            "last_audit": kernel.last_audit,
-            "malformed": engine.reader.malformed,
-            "echoes": engine.reader.echoes,
-        },
+        "kernel": _kernel(engine, kernel),
         "commit": {"last": last_commit},
+    }
+
+
+def _kernel(engine: ReplicationEngine, kernel: KernelReport) -> dict[str, object]:
+    return {
+        "events": kernel.events,
+        "overruns": kernel.overruns,
+        "lost_events": kernel.lost_events,
+        "resyncs": kernel.resyncs,
+        "entries": kernel.entries,
+        "limit": kernel.limit,
+        "receive_buffer": kernel.receive_buffer,
+        "audits": kernel.audits,
+        "audit_differences": kernel.audit_differences,
+        "last_audit": kernel.last_audit,
+        "malformed": engine.reader.malformed,
+        "echoes": engine.reader.echoes,
     }
 
 

@@ -217,16 +217,24 @@ class RequestSocket:
                     self._dump_socket = _open(_DUMP_BUFFER_BYTES)
 
     def take_dump_cpu_s(self) -> float:
-        """What dumps have cost in here and in the kernel, since the last call."""
+        """What dumps have cost in the kernel, since the last call."""
         spent_s, self._dump_cpu_s = self._dump_cpu_s, 0.0
         return spent_s
 
-    async def _receive(self, kind: Dumped, timeout_s: float) -> bytes:
+    def _receive_now(self) -> bytes:
         began = time.thread_time()
+        data = self._dump_socket.recv(_DUMP_RECV_BYTES)
+        self._dump_cpu_s += time.thread_time() - began
+        return data
+
+    async def _receive(self, kind: Dumped, timeout_s: float) -> bytes:
+        """One part of a dump; the kernel writes it while somebody waits for it.
+
+        In a thread: the hash table is shared by all network namespaces, and the kernel
+        walks through millions of entries of others, if it must, until a part is full.
+        """
         try:
-            data = self._dump_socket.recv(_DUMP_RECV_BYTES)
-            self._dump_cpu_s += time.thread_time() - began
-            return data
+            return await asyncio.to_thread(self._receive_now)
         except BlockingIOError:
             loop = asyncio.get_running_loop()
             reading = loop.sock_recv(self._dump_socket, _DUMP_RECV_BYTES)
