@@ -11,6 +11,7 @@ import tomllib
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from syncd.config_account import AccountingConfig, read_accounting
 from syncd.config_filter import FilterConfig, read_filter
 from syncd.config_link import LinkConfig, read_links
 from syncd.errors import ConfigError
@@ -96,13 +97,14 @@ class Config:
     """All that one daemon is told."""
 
     node: NodeConfig
-    links: tuple[LinkConfig, ...]  # In order of preference.
+    links: tuple[LinkConfig, ...]  # In order of preference; none: accounting only.
     control: ControlConfig = ControlConfig()
     replication: ReplicationConfig = ReplicationConfig()
     security: SecurityConfig = SecurityConfig()
     kernel: KernelConfig = KernelConfig()
     commit: CommitConfig = CommitConfig()
     filter: FilterConfig = field(default_factory=FilterConfig)
+    accounting: AccountingConfig = field(default_factory=AccountingConfig)
     fingerprint: str = ""  # Of the file it was read from.
 
 
@@ -141,12 +143,13 @@ def parse(text: str, file: str, host: str | None = None) -> Config:
     config = Config(
         node=_node(root.section("node"), host),
         control=_control(root.section("control")),
-        links=read_links(root),
+        links=read_links(root, needed="accounting" not in root),
         replication=_replication(root.section("replication")),
         security=_security(root.section("security")),
         kernel=_kernel(root.section("kernel")),
         commit=_commit(root.section("commit")),
         filter=read_filter(root.section("filter")),
+        accounting=read_accounting(root),
     )
     root.finish()
     if problems:

@@ -10,6 +10,10 @@ from dataclasses import dataclass
 
 from syncd.section import MIB, Section, shown
 
+_NONE = (
+    "at least one [[link]] must be given (or [accounting], for a node that only keeps "
+    "accounts)"
+)
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -27,14 +31,16 @@ class LinkConfig:
     send_buffer: int = 2 * MIB  # Bytes of the sending socket's buffer.
 
 
-def read_links(root: Section) -> tuple[LinkConfig, ...]:
+def read_links(root: Section, *, needed: bool = True) -> tuple[LinkConfig, ...]:
     """All links of a file; what is wrong with one is refused under `link[N]`."""
     value = root.take("link")
+    if value is None and not needed:
+        return ()
     if isinstance(value, dict):
         root.refuse("link", "is one table, must be a list of tables: write [[link]]")
         return ()
     if not isinstance(value, list) or not value:
-        root.refuse("link", "at least one [[link]] must be given")
+        root.refuse("link", _NONE)
         return ()
     links: list[LinkConfig] = []
     for number, item in enumerate(value, 1):

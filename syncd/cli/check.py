@@ -19,7 +19,7 @@ def run(arguments: argparse.Namespace) -> int:
     status = 0
     try:
         config = load(arguments.file or arguments.config)
-        if arguments.file is None and config.security.mode != "off":
+        if arguments.file is None and config.links and config.security.mode != "off":
             keys.load(config.security.key_file)
     except ConfigError as error:
         problems = error.problems

@@ -64,6 +64,9 @@ def page(status: Part) -> list[str]:
     )
     if isinstance(warm := status.get("warm"), Mapping):
         lines += _block("warm", [_warm(warm)])
+    if isinstance(accounting := status.get("accounting"), Mapping):
+        outputs = _parts(accounting, "outputs")
+        lines += _block("account", [_output(output) for output in outputs])
     last = _part(_part(status, "commit"), "last")
     lines += _block("commit", [[counts_text(last) or "none yet"]])
     return lines
@@ -79,6 +82,12 @@ def _warm(warm: Part) -> list[str]:
         f"{_of(warm, 'refreshed')} refreshed",
         f"failed {failed or 0}",
     ]
+
+
+def _output(output: Part) -> list[str]:
+    row = [_of(output, "name"), f"{_of(output, 'written')} records written"]
+    row += [f"{_of(output, name)} {name}" for name in ("waiting", "dropped")]
+    return [*row, f"failing: {output['failing']}"] if output.get("failing") else row
 
 
 def _unsealed(security: Part) -> str:

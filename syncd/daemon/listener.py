@@ -9,7 +9,7 @@ that came meanwhile is taken in one go.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from syncd.daemon.failure import watched
 from syncd.errors import KernelError
@@ -37,7 +37,10 @@ class Listener:
         engine: ReplicationEngine,
         beat_s: float,
         after: Callable[[], None],
+        witness: Callable[[Sequence[bytes]], None] | None = None,
     ) -> None:
+        """`witness` is shown every batch of events after the engine took it."""
+        self._witness = witness
         self.resyncs = 0  # dumps that were read to their end
         self._events = events
         self._engine = engine
@@ -85,6 +88,8 @@ class Listener:
         batch = self._events.drain(_DRAIN_LIMIT)
         if batch:
             self._engine.kernel_events(batch, time.monotonic())
+            if self._witness is not None:
+                self._witness(batch)
         self.look_up()
         lost = self._events.check_losses()
         if lost:

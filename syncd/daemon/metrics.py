@@ -21,6 +21,10 @@ _LINK_COUNTERS = (
     "failures",
 )
 _WARM_COUNTERS = ("created", "updated", "refreshed", "deleted", "repaired", "replanted")
+_OUTPUT_FIGURES = (
+    *(("written", "counter"), ("dropped", "counter"), ("failures", "counter")),
+    ("waiting", "gauge"),
+)
 _KERNEL_COUNTERS = (
     *("events", "overruns", "lost_events", "resyncs"),
     *("audits", "audit_differences"),
@@ -69,6 +73,15 @@ _HELP: Final = {
     "warm_deleted_total": "Copies that were deleted with their flows.",
     "warm_repaired_total": "Copies that the kernel held otherwise than told.",
     "warm_replanted_total": "Copies that the kernel had lost.",
+    "accounting_records_total": "Flows that ended and were recorded, by reason.",
+    "accounting_held": "Ends that another node may still make untrue.",
+    "accounting_elsewhere_total": "Ends of copies, and of flows of other nodes.",
+    "accounting_overflow_total": "Ends that were held back and not kept.",
+    "accounting_malformed_total": "Messages that made no record.",
+    "accounting_written_total": "Records that went out.",
+    "accounting_dropped_total": "Records for which there was no room.",
+    "accounting_failures_total": "Errors of files and sockets.",
+    "accounting_waiting": "Records that wait for a file or a socket.",
     "link_sent_bytes_total": "Bytes sent over this link.",
     "link_sent_frames_total": "Frames sent over this link.",
     "link_send_errors_total": "Frames that this link did not take.",
@@ -145,7 +158,26 @@ def _lines(status: Mapping[str, object]) -> Iterator[str]:
         yield from _family(f"cluster_{name}_total", "counter", [("", str(count))])
     if isinstance(warm := status.get("warm"), Mapping):
         yield from _warm_lines(warm)
+    if isinstance(accounting := status.get("accounting"), Mapping):
+        yield from _accounting_lines(accounting)
     yield from _link_lines(_rows(status["links"]))
+
+
+def _accounting_lines(accounting: Mapping[str, object]) -> Iterator[str]:
+    records = [
+        (_labels(reason=reason), str(count))
+        for reason, count in _mapping(accounting["records"]).items()
+    ]
+    yield from _family("accounting_records_total", "counter", records)
+    yield from _family("accounting_held", "gauge", [("", str(accounting["held"]))])
+    for name in ("elsewhere", "overflow", "malformed"):
+        samples = [("", str(accounting[name]))]
+        yield from _family(f"accounting_{name}_total", "counter", samples)
+    outputs = _rows(accounting["outputs"])
+    for name, kind in _OUTPUT_FIGURES:
+        total = "_total" if kind == "counter" else ""
+        samples = [(_labels(output=one["name"]), str(one[name])) for one in outputs]
+        yield from _family(f"accounting_{name}{total}", kind, samples)
 
 
 def _warm_lines(warm: Mapping[str, object]) -> Iterator[str]:

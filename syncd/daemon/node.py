@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from syncd.config import Config
+from syncd.daemon.accounting import Accounting
 from syncd.daemon.auditor import Auditor
 from syncd.daemon.control import ControlServer
 from syncd.daemon.failure import end_on_failure, watched
@@ -33,7 +34,7 @@ from syncd.kernel.requests import RequestSocket
 from syncd.link.bundle import LinkBundle
 from syncd.link.facts import Batch, LinkState
 from syncd.replication.engine import ReplicationEngine
-from syncd.replication.seal import OFF
+from syncd.replication.seal import OFF, Security
 from syncd.replication.settings import Settings
 
 _LOG = logging.getLogger("syncd")
@@ -69,7 +70,7 @@ class Node:
             ),
             self.filter,
             self.started_at,
-            read_security(config.security),
+            read_security(config.security) if config.links else Security(),
         )
         self.events = EventSocket(
             config.kernel.receive_buffer, config.kernel.reliable_events
@@ -77,8 +78,14 @@ class Node:
         self.requests = RequestSocket()
         self.events.ignore_portids([self.requests.portid])
         self.reader = RequestSocket()
+        self.accounting: Accounting | None = None
+        if config.accounting.wanted:
+            self.accounting = Accounting(
+                config.accounting, self.engine, lambda: self.filter
+            )
         self.listener = Listener(
-            self.events, self.reader, self.engine, replication.beat_s, self.pump
+            *(self.events, self.reader, self.engine, replication.beat_s, self.pump),
+            None if self.accounting is None else self.accounting.take,
         )
         self.unspoken = Unspoken(self.listener, self.reader, self.engine)
         self.rejected: list[dict[str, int]] = [{} for _ in config.links]
@@ -118,6 +125,11 @@ class Node:
             for warning in host.prepare_events():
                 _LOG.warning(warning)
             await self.control.start()
+            if self.accounting is not None:
+                allowed = self.config.accounting.enable_kernel_accounting
+                for warning in host.prepare_accounting(change=allowed):
+                    _LOG.warning(warning)
+                self.accounting.start()
             self._watchers = [
                 asyncio.create_task(self._watch()),
                 asyncio.create_task(self._watch_addresses()),
@@ -149,6 +161,8 @@ class Node:
             self.warm.close()
         self.unspoken.close()
         self.auditor.close()
+        if self.accounting is not None:
+            self.accounting.close(self.listener)
         self.listener.close()
         self.events.close()
         self.reader.close()
@@ -158,7 +172,7 @@ class Node:
     def reload(self, config: Config) -> None:
         """Take a new configuration as far as a running node can."""
         self.read_keys(config)
-        fixed = ("node", "control", "links", "replication", "kernel")
+        fixed = ("node", "control", "links", "replication", "kernel", "accounting")
         changed = [
             name
             for name in fixed
@@ -180,6 +194,8 @@ class Node:
 
     def read_keys(self, config: Config) -> None:
         """The key file anew; a `ConfigError` changes nothing."""
+        if not self.config.links:
+            return
         security = read_security(config.security)
         before = self.engine.sealer.security
         if security != before:
@@ -257,6 +273,8 @@ class Node:
             self.listener.look_up()
         if self.engine.agreement.ended_elsewhere:
             self.operations.delete_ended()
+        if not self.bundle.links:
+            self._forget_marks()
         datagrams = self.engine.send(now) if known and self.bundle.active else []
         for level, text in self.engine.take_messages():
             _LOG.log(_LEVELS[level], text)
@@ -264,6 +282,12 @@ class Node:
             self._sending = watched(self._send(datagrams), "sending")
             return
         self._rest(now)
+
+    def _forget_marks(self) -> None:
+        """There will never be anybody to tell."""
+        own = self.engine.own
+        while own.flows.marks or own.expectations.marks:
+            self.engine.outbox.forget_marks(own)
 
     def _tell_links(self, now: float) -> bool:
         """Facts about the links, once they are known; a link also changes by itself.
@@ -339,5 +363,8 @@ class Node:
             self.started_at,
             now,
         )
+        status["accounting"] = None
+        if self.accounting is not None:
+            status["accounting"] = self.accounting.status()
         status["warm"] = None if self.warm is None else self.warm.status()
         return status

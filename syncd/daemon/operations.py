@@ -302,6 +302,10 @@ class Operations:
                     restore.delete(key, number)
                     for number, key in enumerate(keys[at : at + _DELETE_BATCH], 1)
                 ]
+                if self._node.accounting is not None:  # it wants to hear of the ends
+                    count += len(batch) - len(self._node.reader.send(batch))
+                    await asyncio.sleep(0)
+                    continue
                 count += len(batch) - len(self._node.requests.send(batch))
                 for key in keys[at : at + _DELETE_BATCH]:
                     own.flows.end(key)

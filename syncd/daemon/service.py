@@ -61,7 +61,7 @@ def _spare_collector() -> None:
 
 async def _serve(path: str, config: Config) -> None:
     node = Node(config)
-    if text := warning(node.engine.sealer.security):
+    if config.links and (text := warning(node.engine.sealer.security)):
         _LOG.warning(text)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -76,7 +76,9 @@ async def _serve(path: str, config: Config) -> None:
 
 
 def _reload(node: Node, path: str) -> None:
-    """SIGHUP: a broken configuration changes nothing."""
+    """SIGHUP: a broken configuration changes nothing; files are rotated all the same."""
+    if node.accounting is not None:
+        node.accounting.reopen()
     try:
         node.reload(load(path))
     except ConfigError as error:

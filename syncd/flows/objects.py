@@ -10,7 +10,14 @@ from typing import Final, Self
 from syncd.errors import RecordError
 from syncd.flows import numbers as n
 from syncd.flows.shape import Place, Shape
-from syncd.flows.text import Tuple, Wishes, flag_names, name_in
+from syncd.flows.text import (
+    SECOND_NS,
+    Tuple,
+    Wishes,
+    flag_names,
+    name_in,
+    times_of,
+)
 
 _TCP_FLAGS: Final = (
     *("WINDOW_SCALE", "SACK_PERM", "CLOSE_INIT", "BE_LIBERAL"),
@@ -44,42 +51,68 @@ _VTAGS: Final[_Members] = (("vtag_orig", 2, 4), ("vtag_reply", 3, 4))
 
 def flow_json(shape: Shape, _: Wishes) -> None:
     """The object of a flow."""
+    with Object(shape) as flow:
+        _add_flow(flow)
+        if n.CTA_TIMESTAMP in shape.attributes:
+            place = shape.attributes[n.CTA_TIMESTAMP]
+            _add_members(flow, "timestamp", place, _TIMES)
+        if n.CTA_SECCTX in shape.attributes:
+            flow.constant("secctx", name_in(shape, shape.attributes[n.CTA_SECCTX]))
+
+
+def account_json(shape: Shape, wishes: Wishes) -> None:
+    """The object of a flow that ended; times are seconds since 1970."""
+    with Object(shape) as flow:
+        _add_flow(flow)
+        times = times_of(shape)
+        if 1 in times:
+            flow.name("start")
+            shape.reckoned(times[1], 8, _seconds)
+        flow.name("end")
+        if 2 in times:
+            shape.reckoned(times[2], 8, _seconds)
+        else:
+            shape.computed(lambda _: _seconds(wishes.clock.now_ns()))
+
+
+def _seconds(ns: int) -> str:
+    return f"{ns // SECOND_NS}.{ns % SECOND_NS // 1000:06d}"
+
+
+def _add_flow(flow: "Object") -> None:
+    """The members of a flow, without its times."""
+    shape = flow.shape
     found = shape.attributes
-    with _Object(shape) as flow:
-        orig = Tuple(shape, found.get(n.CTA_ORIG))
-        _add_kind(flow, "flow", orig)
-        _add_ends(flow, "orig", orig)
-        if n.CTA_REPLY in found:
-            _add_ends(flow, "reply", Tuple(shape, found[n.CTA_REPLY]))
-        if n.CTA_STATUS in found:
-            _add_status(flow, shape.number(found[n.CTA_STATUS], 4))
-        for name, kind, size in _FLOW_NUMBERS:
-            if kind in found:
-                flow.number(name, found[kind], size)
-        if n.CTA_PROTOINFO in found:
-            _add_state(flow, shape.nested(found[n.CTA_PROTOINFO]))
-        if n.CTA_LABELS in found:
-            flow.name("labels")
-            shape.converted(found[n.CTA_LABELS], lambda value: f'"{value.hex()}"')
-        if n.CTA_HELP in found:
-            flow.constant("helper", name_in(shape, found[n.CTA_HELP]))
-        if n.CTA_MASTER in found:
-            _add_whole(flow, "master", found[n.CTA_MASTER])
-        _add_both(flow, "seqadj", n.CTA_SEQ_ADJ_ORIG, _ADJUSTMENT)
-        if n.CTA_SYNPROXY in found:
-            _add_members(flow, "synproxy", found[n.CTA_SYNPROXY], _SYNPROXY)
-        # The rest is only in messages of the kernel, never in a body.
-        _add_both(flow, "counters", n.CTA_COUNTERS_ORIG, _COUNTER)
-        if n.CTA_TIMESTAMP in found:
-            _add_members(flow, "timestamp", found[n.CTA_TIMESTAMP], _TIMES)
-        if n.CTA_SECCTX in found:
-            flow.constant("secctx", name_in(shape, found[n.CTA_SECCTX]))
+    orig = Tuple(shape, found.get(n.CTA_ORIG))
+    _add_kind(flow, "flow", orig)
+    _add_ends(flow, "orig", orig)
+    if n.CTA_REPLY in found:
+        _add_ends(flow, "reply", Tuple(shape, found[n.CTA_REPLY]))
+    if n.CTA_STATUS in found:
+        _add_status(flow, shape.number(found[n.CTA_STATUS], 4))
+    for name, kind, size in _FLOW_NUMBERS:
+        if kind in found:
+            flow.number(name, found[kind], size)
+    if n.CTA_PROTOINFO in found:
+        _add_state(flow, shape.nested(found[n.CTA_PROTOINFO]))
+    if n.CTA_LABELS in found:
+        flow.name("labels")
+        shape.converted(found[n.CTA_LABELS], lambda value: f'"{value.hex()}"')
+    if n.CTA_HELP in found:
+        flow.constant("helper", name_in(shape, found[n.CTA_HELP]))
+    if n.CTA_MASTER in found:
+        _add_whole(flow, "master", found[n.CTA_MASTER])
+    _add_both(flow, "seqadj", n.CTA_SEQ_ADJ_ORIG, _ADJUSTMENT)
+    if n.CTA_SYNPROXY in found:
+        _add_members(flow, "synproxy", found[n.CTA_SYNPROXY], _SYNPROXY)
+    # The rest is only in messages of the kernel, never in a body.
+    _add_both(flow, "counters", n.CTA_COUNTERS_ORIG, _COUNTER)
 
 
 def expectation_json(shape: Shape, _: Wishes) -> None:
     """The object of an expectation."""
     found = shape.attributes
-    with _Object(shape) as expectation:
+    with Object(shape) as expectation:
         expected = Tuple(shape, found.get(n.EXP_TUPLE))
         _add_kind(expectation, "expectation", expected)
         _add_ends(expectation, "expected", expected)
@@ -108,7 +141,7 @@ def expectation_json(shape: Shape, _: Wishes) -> None:
                 _add_whole(nat, "tuple", parts[2])
 
 
-class _Object:
+class Object:
     """One pair of braces, with its members in the order in which they are added."""
 
     __slots__ = ("_started", "shape")
@@ -128,9 +161,9 @@ class _Object:
         self.shape.add(f',"{name}":' if self._started else f'"{name}":')
         self._started = True
 
-    def inner(self, name: str) -> "_Object":
+    def inner(self, name: str) -> "Object":
         self.name(name)
-        return _Object(self.shape)
+        return Object(self.shape)
 
     def constant(self, name: str, value: object) -> None:
         self.name(name)
@@ -141,19 +174,19 @@ class _Object:
         self.shape.value(place, size)
 
 
-def _add_kind(into: _Object, kind: str, ends: Tuple) -> None:
+def _add_kind(into: Object, kind: str, ends: Tuple) -> None:
     into.constant("kind", kind)
     into.constant("family", into.shape.family_name)
     into.constant("protocol", ends.protocol_name)
     into.constant("protocol_number", ends.protocol)
 
 
-def _add_ends(into: _Object, name: str, ends: Tuple) -> None:
+def _add_ends(into: Object, name: str, ends: Tuple) -> None:
     with into.inner(name) as inside:
         _add_addresses(inside, ends)
 
 
-def _add_whole(into: _Object, name: str, place: Place) -> None:
+def _add_whole(into: Object, name: str, place: Place) -> None:
     """A tuple that names its protocol itself."""
     ends = Tuple(into.shape, place)
     with into.inner(name) as inside:
@@ -162,7 +195,7 @@ def _add_whole(into: _Object, name: str, place: Place) -> None:
         _add_addresses(inside, ends)
 
 
-def _add_addresses(into: _Object, ends: Tuple) -> None:
+def _add_addresses(into: Object, ends: Tuple) -> None:
     for name, place in (("src", ends.source), ("dst", ends.target)):
         into.name(name)
         into.shape.add('"')
@@ -186,7 +219,7 @@ def _add_addresses(into: _Object, ends: Tuple) -> None:
         into.number("zone", ends.zone, 2)
 
 
-def _add_status(flow: _Object, status: int) -> None:
+def _add_status(flow: Object, status: int) -> None:
     names = [name for bit, name in enumerate(n.STATUS_BITS) if status >> bit & 1]
     flow.constant("status", names)
     flow.constant("assured", bool(status & n.ASSURED))
@@ -195,7 +228,7 @@ def _add_status(flow: _Object, status: int) -> None:
     flow.constant("nat", translated)
 
 
-def _add_state(flow: _Object, parts: dict[int, Place]) -> None:
+def _add_state(flow: Object, parts: dict[int, Place]) -> None:
     for kind in (1, 2, 3):
         if kind in parts:
             inside = flow.shape.nested(parts[kind])
@@ -212,7 +245,7 @@ def _add_state(flow: _Object, parts: dict[int, Place]) -> None:
             return
 
 
-def _add_tcp(flow: _Object, inside: dict[int, Place]) -> None:
+def _add_tcp(flow: Object, inside: dict[int, Place]) -> None:
     sides = (("orig", 2, 4), ("reply", 3, 5))
     if not any(kind in inside for kind in (2, 3, 4, 5)):
         return
@@ -242,7 +275,7 @@ _FLAG_TEXTS: Final = tuple(
 )
 
 
-def _add_both(flow: _Object, name: str, first: int, members: _Members) -> None:
+def _add_both(flow: Object, name: str, first: int, members: _Members) -> None:
     """Two attributes that follow each other: of the original and the reply side."""
     found = flow.shape.attributes
     if first not in found and first + 1 not in found:
@@ -253,7 +286,7 @@ def _add_both(flow: _Object, name: str, first: int, members: _Members) -> None:
                 _add_members(both, side, found[kind], members)
 
 
-def _add_members(into: _Object, name: str, place: Place, members: _Members) -> None:
+def _add_members(into: Object, name: str, place: Place, members: _Members) -> None:
     parts = into.shape.nested(place)
     with into.inner(name) as inside:
         for member, kind, size in members:

@@ -12,12 +12,15 @@ cdef unsigned long long _LABELS_BIT, _STATUS_BIT
 cdef class Own:
     cdef public OwnTable flows, expectations
     cdef public dict lookups, planted, uprooted
+    cdef public list ended
     cdef public RollCall roll
     cdef public Py_ssize_t ignored
     cdef ZonedKeys _zoned
     cdef set _announcing, _doubted, _told_expectations
     cdef object _helped, _timers
 
+    @cython.locals(key=bytes, body=bytes, ident=bytes, mask=cython.ulonglong)
+    cdef object _end(self, tuple record, double now)
     cdef object _note(self, bytes key, bytes body, unsigned long long mask)
 
     @cython.locals(

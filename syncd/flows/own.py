@@ -54,6 +54,8 @@ EARLY_SWEEP_S = 2.0  # the same for an end whose event was lost
 # C integers when compiled, where those of record.py are objects.
 _UPDATE, _NEW, _END, _DUMP, _SEQ_ADJUST = UPDATE, NEW, END, DUMP, IPS_SEQ_ADJUST
 _HELPED = _HELP_BIT
+# An end, the body that was own until then (None: it was not), was it planted, adopted?
+End = tuple[Record, bytes | None, bool, bool]
 _DISTURBED_LIMIT = 1 << 18  # keys that are remembered for the next commit
 
 
@@ -67,6 +69,7 @@ class Own:
         "_timers",
         "_told_expectations",
         "_zoned",
+        "ended",
         "expectations",
         "flows",
         "ignored",
@@ -81,6 +84,8 @@ class Own:
         self.expectations = OwnTable()
         self.lookups: dict[bytes, None] = {}
         self.ignored = 0  # records that the filter did not admit
+        # If somebody wants to know: each end of a flow, and what was known of it.
+        self.ended: list[End] | None = None
         # Of expectations as the kernel names them: without a zone.
         self.planted: dict[bytes, bytes] = {}  # key -> body as it was written
         self.uprooted: dict[bytes, None] = {}  # planted once, now without an entry
@@ -97,7 +102,7 @@ class Own:
         """Take events and replies to GETs in the order in which they came."""
         flows, planted, uprooted = self.flows, self.planted, self.uprooted
         bodies, facts = flows.bodies, flows.facts
-        held, marks = flows.held, flows.marks
+        held, marks, ended = flows.held, flows.marks, self.ended
         later: list[Record] = []
         if flows.touched is not None:
             self._note_touched(records)
@@ -136,22 +141,42 @@ class Own:
                     self.claim(key)
             elif kind > _DUMP:
                 later.append(record)
-            elif kind == _END and mask & _STATUS_BIT and body[body[0] + 6] & _NAT_CLASH:
-                continue  # a hidden twin of the flow with this key, see kernel-notes.md
-            elif planted and key in planted:
-                if kind == _END:
-                    self.uproot(key)
             elif kind == _END:
-                # Time was left, and no program caused it: trap 6 of ctnetlink.md.
-                if mask & _EARLY_END == _TIMEOUT_BIT and dies_with_address(body):
-                    flows.ended(key, ident, now + EARLY_END_S)
-                else:
-                    flows.ended(key, ident)
-            else:
+                if ended is not None:
+                    self._note_ended(record)
+                self._end(record, now)
+            elif not planted or key not in planted:
                 flows.refresh(record)
                 self._note(key, body, mask)
         if later:
             self._apply_expectations(later)
+
+    def _end(self, record: Record, now: float) -> None:
+        """A DESTROY event of a flow."""
+        _, key, body, ident, mask = record
+        if mask & _STATUS_BIT and body[body[0] + 6] & _NAT_CLASH:
+            return  # a hidden twin of the flow with this key, see kernel-notes.md
+        if key in self.planted:
+            self.uproot(key)
+        # Time was left, and no program caused it: trap 6 of ctnetlink.md.
+        elif mask & _EARLY_END == _TIMEOUT_BIT and dies_with_address(body):
+            self.flows.ended(key, ident, now + EARLY_END_S)
+        else:
+            self.flows.ended(key, ident)
+
+    def _note_ended(self, record: Record) -> None:
+        """Whoever keeps accounts wants to know what was known before the end."""
+        assert self.ended is not None
+        _, key, _, ident, _ = record
+        flows = self.flows
+        fact, adopted = flows.facts.get(key), flows.adopted
+        if fact is None or (fact[0] != ident and fact[0] and ident):
+            self.ended.append((record, None, key in self.planted, False))
+            return
+        taken = adopted is not None and key in adopted
+        if taken and adopted is not None:
+            adopted.discard(key)
+        self.ended.append((record, flows.bodies[key], False, taken))
 
     def _note(self, key: bytes, body: bytes, mask: int) -> None:
         """What has to be known of a flow beside what its table keeps."""

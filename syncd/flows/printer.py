@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from syncd.errors import RecordError
-from syncd.flows.objects import expectation_json, flow_json
+from syncd.flows.objects import account_json, expectation_json, flow_json
 from syncd.flows.proc import expectation_proc, flow_proc
 from syncd.flows.save import flow_save
 from syncd.flows.shape import (
@@ -36,6 +36,7 @@ _TEXTS: Final[Mapping[str, tuple[_Text, _Text]]] = {
     "save": (flow_save, expectation_text),
     "proc": (flow_proc, expectation_proc),
     "json": (flow_json, expectation_json),
+    "account": (account_json, expectation_json),
 }
 _TEMPLATES: Final = 4096
 

@@ -16,7 +16,8 @@ cdef class OwnTable:
     cdef public dict bodies, facts, marks, held
     cdef public Py_ssize_t owed, gone
     cdef public bint holding
-    cdef public set touched, disturbed
+    cdef public set touched, disturbed, adopted
+    cdef public list missed
     cdef public RollCall roll
 
     cpdef object put(self, bytes key, bytes body, bytes ident, unsigned long long mask)

@@ -124,9 +124,12 @@ class OwnTable:
     that are held back, with the time at which they come true: for good while `holding`
     (the node has given its traffic away, what its kernel forgets lives on elsewhere),
     for seconds when the kernel forgot a flow that may have died with an address.
+    Who keeps accounts asks for `adopted`, the keys that were taken over and have not
+    ended, and `missed`, what a dump did not show although no event told its end.
     """
 
     __slots__ = (
+        "adopted",
         "bodies",
         "disturbed",
         "facts",
@@ -134,6 +137,7 @@ class OwnTable:
         "held",
         "holding",
         "marks",
+        "missed",
         "owed",
         "roll",
         "touched",
@@ -150,6 +154,8 @@ class OwnTable:
         self.disturbed: set[bytes] | None = None  # since a commit began
         self.roll = RollCall()  # of the dump that is going on
         self.gone = 0  # records that it did not show
+        self.adopted: set[bytes] | None = None
+        self.missed: list[tuple[bytes, bytes]] | None = None  # keys and bodies
 
     def __len__(self) -> int:
         return len(self.bodies)
@@ -286,6 +292,8 @@ class OwnTable:
             if key in touched or key in held or key not in bodies:
                 continue
             self.gone += 1
+            if self.missed is not None:
+                self.missed.append((key, bodies[key]))
             if due and dies_with_address(bodies[key]):
                 self.end_later(key, due)
             else:
@@ -335,6 +343,8 @@ class OwnTable:
             keys = [key for key, _, _ in records]
         self.bodies.update([record[:2] for record in records])
         self.facts.update(dict.fromkeys(keys, (b"", _ANY_ATTRIBUTE)))
+        if self.adopted is not None:
+            self.adopted.update(keys)
         if self.held:
             for key in keys:
                 self.held.pop(key, None)

@@ -274,7 +274,7 @@ def _add_times(shape: Shape, wishes: Wishes) -> None:
         _add_age(shape, times, wishes.clock)
 
     def date(ns: int) -> str:
-        return _date(wishes.clock.localtime(ns // SECOND_NS))
+        return date_text(wishes.clock.localtime(ns // SECOND_NS))
 
     if wishes.ktimestamp:
         for kind, name in ((1, "start"), (2, "stop")):
@@ -299,7 +299,7 @@ def _add_age(shape: Shape, times: dict[int, Place], clock: Clock) -> None:
     shape.add(" ")
 
 
-def _date(moment: Sequence[int]) -> str:
+def date_text(moment: Sequence[int]) -> str:
     """As ctime() of the C library."""
     year, month, day, hour, minute, second, weekday = moment[:7]
     clock = f"{hour:02d}:{minute:02d}:{second:02d}"

@@ -2,7 +2,7 @@
 
 In: names. Out: numbers, `Interface` values, and one line of reason where something is
 missing. The rule: settings are read and written through /proc/sys, which shows the
-network namespace of the reader; the only setting ever changed is nf_conntrack_events.
+network namespace of the reader; of them only nf_conntrack_events is changed unasked.
 
 pyroute2 is imported here and nowhere else: it takes 0.15 s to load and has no types.
 Its asynchronous sockets run in our event loop: no thread, no polling.
@@ -117,6 +117,30 @@ def prepare_events(root: Path = _SETTINGS) -> list[str]:
     raise KernelError(
         f"{said}: the kernel reports nothing", errno=errno.EROFS, request=shown
     )
+
+
+def prepare_accounting(*, change: bool, root: Path = _SETTINGS) -> list[str]:
+    """Are counters and times kept of each flow? Warnings about what is missing.
+
+    With `change` it is set to be so from now on.
+    """
+    warnings = []
+    for name, missing in (
+        ("nf_conntrack_acct", "records have no packets and bytes"),
+        ("nf_conntrack_timestamp", "records have no start, and their end is estimated"),
+    ):
+        reason = ""
+        if read_setting(name, root) == 0 and change:
+            try:
+                (root / name).write_text("1\n")
+            except OSError as error:
+                reason = f" (setting it failed: {os.strerror(error.errno or 0)})"
+        if read_setting(name, root) != 1:
+            warnings.append(
+                f"net.netfilter.{name} is off: {missing}; "
+                f"sysctl -w net.netfilter.{name}=1{reason}"
+            )
+    return warnings
 
 
 def check_rights(status: Path = _STATUS) -> None:

@@ -34,17 +34,22 @@ HOMES = {
     "zstandard": "syncd/replication/frame.py",
 }
 BASE = frozenset(
-    {"syncd.errors", "syncd.config", "syncd.config_filter", "syncd.config_link"}
+    {
+        *("syncd.errors", "syncd.config", "syncd.config_account"),
+        *("syncd.config_filter", "syncd.config_link"),
+    }
 )
 _READING = frozenset({"syncd.errors", "syncd.section", "syncd.fingerprint"})
 # What a room may import besides itself; a name covers the modules below it.
 DOORS = {
     "errors": frozenset[str](),
     "section": frozenset({"syncd.errors"}),
+    "config_account": frozenset({"syncd.section"}),
     "config_filter": frozenset({"syncd.section"}),
     "config_link": frozenset({"syncd.errors", "syncd.section"}),
     "fingerprint": frozenset[str](),
-    "config": _READING | {"syncd.config_filter", "syncd.config_link"},
+    "config": _READING
+    | {"syncd.config_account", "syncd.config_filter", "syncd.config_link"},
     "keys": frozenset({"syncd.errors"}),
     "flows": BASE,
     "replication": BASE | {"syncd.flows"},

@@ -242,7 +242,10 @@ def test_expectations_are_all_none_or_those_of_some_names() -> None:
 
 def test_a_link_is_needed() -> None:
     text = '[node]\nname = "a"\n[security]\nmode = "off"\n'
-    assert only_problem(text) == "f.toml:link: at least one [[link]] must be given"
+    assert only_problem(text) == (
+        "f.toml:link: at least one [[link]] must be given "
+        "(or [accounting], for a node that only keeps accounts)"
+    )
     assert "write [[link]]" in only_problem(LEAST.replace("[[link]]", "[link]"))
 
 
