@@ -25,6 +25,9 @@ from syncd.replication.engine import ReplicationEngine
 _LOG = logging.getLogger("syncd.accounting")
 _BEAT_S = 0.5  # in which a datagram is filled, and after which held ends are looked at
 _HELD_LIMIT = 1 << 18
+# A dump does not show what has expired, the event may come so much later: until then
+# nobody knows that it was lost (nf_conntrack_core.c collects garbage in 60 s).
+_LATE_S = 90.0
 
 
 class Accounting:
@@ -50,6 +53,7 @@ class Accounting:
             self._collector = CollectorSink(*target, config.buffer)
         self._announce_at = 0.0
         self._held: dict[bytes, Ending] = {}
+        self._missed: dict[bytes, tuple[float, bytes, bool]] = {}  # due, taken over
         self._records = dict.fromkeys(REASONS, 0)
         self._elsewhere = self._overflow = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -92,14 +96,19 @@ class Accounting:
             return
         own.ended, own.flows.missed = [], []
         endings: list[Ending] = []
+        adopted = own.flows.adopted or set()
+        due = time.monotonic() + _LATE_S
         for message, end in ends_of(messages, ended or ()):
+            if end[1] is None and (late := self._missed.pop(end[0][1], None)):
+                end = (end[0], late[1], end[2], late[2])
             if self._ours(end):
                 self._sort(end[0][1], ending_of(message, end), endings)
-        adopted = own.flows.adopted or set()
         for key, body in missed or ():
-            if self._mine(key, body, known=True):
-                lost = lost_ending(key, body, taken_over=key in adopted)
-                self._sort(key, lost, endings)
+            if len(self._missed) < _HELD_LIMIT:
+                self._missed[key] = (due, body, key in adopted)
+                adopted.discard(key)
+            else:
+                self._overflow += 1
         self._write(endings)
 
     def _ours(self, end: End) -> bool:
@@ -148,6 +157,20 @@ class Accounting:
                 endings.append(ending)
         self._write(endings)
 
+    def _give_up(self) -> None:
+        """Whose events do not come any more: they are lost."""
+        flows, now = self._engine.own.flows, time.monotonic()
+        endings: list[Ending] = []
+        while self._missed:
+            key = next(iter(self._missed))
+            due, body, taken_over = self._missed[key]
+            if due > now:
+                break
+            del self._missed[key]
+            if key not in flows.bodies and self._mine(key, body, known=True):
+                endings.append(lost_ending(key, body, taken_over=taken_over))
+        self._write(endings)
+
     def _write(self, endings: list[Ending]) -> None:
         if not endings:
             return
@@ -172,6 +195,7 @@ class Accounting:
         self.take(())
         if self._held:
             self._release()
+        self._give_up()
         collector, now = self._collector, time.monotonic()
         if collector is None:
             return
@@ -188,7 +212,7 @@ class Accounting:
         makers = (self._json, self._text, self._exporter)
         return {
             "records": self._records,
-            "held": len(self._held),
+            "held": len(self._held) + len(self._missed),
             "elsewhere": self._elsewhere,
             "overflow": self._overflow,
             "malformed": sum(maker.malformed for maker in makers),

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from syncd.config import Config
+from syncd.config import Config, ReplicationConfig
 from syncd.daemon.accounting import Accounting
 from syncd.daemon.auditor import Auditor
 from syncd.daemon.control import ControlServer
@@ -53,21 +53,7 @@ class Node:
         self.engine = ReplicationEngine(
             config.node.name,
             secrets.randbits(62) or 1,
-            Settings(
-                hello_interval_s=replication.hello_interval_s,
-                silence_s=replication.silence_s,
-                ready_timeout_s=replication.ready_timeout_s,
-                window_frames=replication.window_frames,
-                peer_limit=replication.peer_limit,
-                peer_flows_limit=replication.peer_flows_limit,
-                mode=replication.mode,
-                refresh_interval_s=replication.refresh_interval_s,
-                expire_s=replication.expire_s,
-                slow_peer_s=replication.slow_peer_s,
-                forget_after_s=replication.forget_after_s,
-                link_hellos=replication.link_hellos,
-                link_hold_s=replication.link_hold_s,
-            ),
+            _settings(replication),
             self.filter,
             self.started_at,
             read_security(config.security) if config.links else Security(),
@@ -368,3 +354,21 @@ class Node:
             status["accounting"] = self.accounting.status()
         status["warm"] = None if self.warm is None else self.warm.status()
         return status
+
+
+def _settings(replication: ReplicationConfig) -> Settings:
+    return Settings(
+        hello_interval_s=replication.hello_interval_s,
+        silence_s=replication.silence_s,
+        ready_timeout_s=replication.ready_timeout_s,
+        window_frames=replication.window_frames,
+        peer_limit=replication.peer_limit,
+        peer_flows_limit=replication.peer_flows_limit,
+        mode=replication.mode,
+        refresh_interval_s=replication.refresh_interval_s,
+        expire_s=replication.expire_s,
+        slow_peer_s=replication.slow_peer_s,
+        forget_after_s=replication.forget_after_s,
+        link_hellos=replication.link_hellos,
+        link_hold_s=replication.link_hold_s,
+    )

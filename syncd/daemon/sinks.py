@@ -196,7 +196,12 @@ class FileSink(Sink):
 
     def _change_file(self) -> None:
         """A line that is torn between two files goes into the new one as a whole."""
-        new = _opened(self.name)
+        self._reopening = False  # before it is opened: it may be moved again after
+        try:
+            new = _opened(self.name)
+        except OSError:
+            self._reopening = True
+            raise
         if self._offset:
             data = self._waiting[0][0]
             begin = data.rfind(b"\n", 0, self._offset) + 1
@@ -205,7 +210,6 @@ class FileSink(Sink):
             self._offset = begin
         os.close(self._file)
         self._file = new
-        self._reopening = False
 
     def _end(self) -> None:
         os.close(self._file)

@@ -137,6 +137,8 @@ class Audit:
         elif self._is_here(key):
             body = own.flows.bodies[key]
             self.found.note("ended", key, body)
+            if own.flows.missed is not None:
+                own.flows.missed.append((key, body))
             if dies_with_address(body):
                 own.flows.end_later(key, now + EARLY_SWEEP_S)
             else:

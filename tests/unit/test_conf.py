@@ -51,5 +51,5 @@ def test_the_comments_of_the_example_show_the_defaults() -> None:
     assert shown.security == default.security
     assert shown.kernel == default.kernel
     assert shown.commit == default.commit
-    places = {"json": "", "text": "", "ipfix": ""}
-    assert replace(shown.accounting, **places) == default.accounting
+    places = replace(shown.accounting, json="", text="", ipfix="")
+    assert places == default.accounting

@@ -36,7 +36,7 @@ def test_the_reason_is_what_the_last_message_tells(scenario: str, reason: str) -
     assert endings_of(scenario)[0].reason == reason
 
 
-def test_time_that_was_left_means_that_the_kernel_made_room_or_lost_an_address() -> None:
+def test_time_that_was_left_means_that_it_was_evicted_or_removed() -> None:
     assert endings_of("udp4_unreplied", by_program=False)[0].reason == "evicted"
     assert endings_of("udp4", by_program=False)[0].reason == "removed"
 
