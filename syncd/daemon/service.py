@@ -76,7 +76,7 @@ async def _serve(path: str, config: Config) -> None:
 
 
 def _reload(node: Node, path: str) -> None:
-    """SIGHUP: a broken configuration changes nothing; files are rotated all the same."""
+    """SIGHUP: a broken configuration changes nothing, but files are opened anew."""
     if node.accounting is not None:
         node.accounting.reopen()
     try:

@@ -127,7 +127,9 @@ def test_datagrams_reach_the_collector(address: str) -> None:
         sink = CollectorSink(address, collector.getsockname()[1], 1 << 20)
         sink.start()
         sink.put([(b"%d" % number, 2) for number in range(50)])
-        assert [collector.recv(100) for _ in range(50)] == [b"%d" % n for n in range(50)]
+        assert [collector.recv(100) for _ in range(50)] == [
+            b"%d" % n for n in range(50)
+        ]
         sink.close()
         assert (sink.written, sink.dropped) == (100, 0)
         assert sink.message_bytes <= 1472

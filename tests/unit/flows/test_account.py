@@ -59,7 +59,9 @@ def test_a_flow_that_was_taken_over_says_so() -> None:
 
 
 def test_a_lost_flow_has_no_counters() -> None:
-    _, key, body, _, _ = RecordReader().read_one(recorded("tcp4_acct_tstamp")[0].message)
+    _, key, body, _, _ = RecordReader().read_one(
+        recorded("tcp4_acct_tstamp")[0].message
+    )
     (one,) = objects([lost_ending(key, body, taken_over=False)])
     assert one["reason"] == "lost"
     assert "counters" not in one
