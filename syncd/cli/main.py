@@ -16,9 +16,11 @@ from typing import Final
 from syncd import __version__, build
 from syncd.cli.options import (
     SHOW_EXAMPLES,
+    TIMEOUTS_EXAMPLES,
     WATCH_EXAMPLES,
     Parser,
     add_show,
+    add_timeouts,
     add_watch,
 )
 from syncd.errors import ConfigError, ControlError, KernelError, SyncdError
@@ -41,7 +43,12 @@ _CLIENTS: Final = {
     "watch": ("the live event stream", "syncd.cli.watch"),
     "stop": ("stop the daemon", "syncd.cli.verbs"),
 }
-_EXAMPLES: Final = {"show": SHOW_EXAMPLES, "watch": WATCH_EXAMPLES}
+_EXAMPLES: Final = {
+    "show": SHOW_EXAMPLES,
+    "timeouts": TIMEOUTS_EXAMPLES,
+    "watch": WATCH_EXAMPLES,
+}
+_TIMEOUTS: Final = "timeout policies and defaults of this kernel"
 _KEYS: Final = {
     "keygen": "make a key file",
     "keys": "the keys that frames are sealed and opened with",
@@ -85,6 +92,8 @@ def _run(arguments: argparse.Namespace) -> int:
         return int(_room("syncd.cli.check").run(arguments))
     if command in _KEYS:
         return int(_room("syncd.cli.keys").run(arguments))
+    if command == "timeouts":
+        return int(_room("syncd.cli.timeouts").run(arguments))
     if arguments.socket is None:
         if command == "watch" or getattr(arguments, "table", None) == "kernel":
             arguments.socket = _socket_if_it_runs(arguments.config)
@@ -158,6 +167,7 @@ def _parser(words: list[str]) -> tuple[Parser, dict[str, Parser]]:
         "check-config": "validate the configuration",
         **{name: text for name, (text, _) in _CLIENTS.items()},
         **_KEYS,
+        "timeouts": _TIMEOUTS,
     }
     if words and words[0] in texts:
         texts = {words[0]: texts[words[0]]}
@@ -197,6 +207,8 @@ def _add_arguments(
         _add_keygen(parser)
     elif name == "keys":
         _add_keys(parser, common)
+    elif name == "timeouts":
+        add_timeouts(parser, common)
 
 
 def _add_common(

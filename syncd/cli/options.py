@@ -51,6 +51,17 @@ examples:
 
 The events come from the kernel; no daemon is needed. docs/operation.md tells more.
 """
+TIMEOUTS_EXAMPLES: Final = """\
+examples:
+  syncd timeouts defaults                     of all protocols
+  syncd timeouts default-set inet tcp established 7200
+  syncd timeouts add voip inet udp unreplied 60 replied 600
+  syncd timeouts set voip replied 900
+  syncd timeouts list --json
+
+Words and output are those of nfct(8). A rule puts a policy into force, as in
+"nft add rule ... ct timeout set" or "iptables -j CT --timeout voip".
+"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -122,6 +133,37 @@ def add_watch(parser: argparse.ArgumentParser) -> None:
     )
     _add_output(parser, "events")
     _add_filters(parser)
+
+
+def add_timeouts(
+    timeouts: argparse.ArgumentParser, common: argparse.ArgumentParser
+) -> None:
+    """The actions of `timeouts` and what each takes."""
+    actions = timeouts.add_subparsers(dest="action", metavar="ACTION", required=True)
+    seconds = ("seconds", "STATE SECONDS")
+    family, protocol = ("family", "inet|inet6"), ("protocol", "PROTOCOL")
+    name = ("name", "NAME")
+    for action, text, wanted in (
+        ("list", "all policies", ()),
+        ("get", "one policy", (name,)),
+        ("add", "make a policy", (name, family, protocol, seconds)),
+        ("set", "change some states of a policy", (name, seconds)),
+        ("delete", "delete a policy that no rule refers to", (name,)),
+        ("flush", "delete all policies", ()),
+        ("defaults", "the defaults of all protocols", ()),
+        ("default-get", "the defaults of a protocol", (family, protocol)),
+        (
+            "default-set",
+            "change some of the defaults of a protocol",
+            (family, protocol, seconds),
+        ),
+    ):
+        parser = actions.add_parser(
+            action, help=text, description=text, parents=[common], allow_abbrev=False
+        )
+        for place, shown in wanted:
+            count = "+" if place == "seconds" else None
+            parser.add_argument(place, metavar=shown, nargs=count)
 
 
 def _add_what(parser: argparse.ArgumentParser) -> None:

@@ -63,7 +63,8 @@ DOORS = {
     | {"syncd.build", "syncd.flows.view", "syncd.__version__", "syncd.keys"}
     | {"syncd.fingerprint"}
     # The kernel's tables and events need no daemon (docs/adr/0012).
-    | {"syncd.kernel.events", "syncd.kernel.listing", "syncd.kernel.program"},
+    | {"syncd.kernel.events", "syncd.kernel.listing", "syncd.kernel.program"}
+    | {"syncd.kernel.policies"},
     "__main__": frozenset({"syncd.cli"}),
     "__init__": frozenset[str](),
 }
