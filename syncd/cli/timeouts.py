@@ -1,7 +1,7 @@
 """`syncd timeouts`: how long the kernel keeps a flow, by protocol and state.
 
-What nfct(8) does with timeouts, in its words and its output. The kernel is asked by this
-side itself; no daemon is needed.
+What nfct(8) does with timeouts, in its words and its output. The kernel is asked by
+this side itself; no daemon is needed.
 """
 
 import argparse
