@@ -259,6 +259,8 @@ class Restorer:
                 or protoinfo is None
                 or len(rest) != len(there)  # It has what may have to be cleared.
                 or rest[:4] != there[:4]
+                # Scales that are not used may have to be taken back.
+                or (len(rest) > 44 and not protoinfo[36] & protoinfo[44] & 1)
                 or ours[:at] != theirs[:at]
                 or theirs[at + 10] != _TIMEOUT  # An offloaded flow has none.
                 or (stored := self._learn_timeout(ours[at + 8 : end])) is None

@@ -11,12 +11,15 @@ from syncd.flows.record import (
     CTA_PROTOINFO_TCP_FLAGS_ORIGINAL,
     CTA_PROTOINFO_TCP_FLAGS_REPLY,
     CTA_PROTOINFO_TCP_STATE,
+    CTA_PROTOINFO_TCP_WSCALE_ORIGINAL,
+    CTA_PROTOINFO_TCP_WSCALE_REPLY,
 )
 
 # net/netfilter/nf_conntrack_proto_tcp.c: tcp_timeouts[TCP_CONNTRACK_ESTABLISHED], and
 # those of UNACK and RETRANS, which are the same.
 ESTABLISHED_TIMEOUT_S, IN_FLIGHT_TIMEOUT_S = 432_000, 300
 
+_TCP_SCALES = (CTA_PROTOINFO_TCP_WSCALE_ORIGINAL, CTA_PROTOINFO_TCP_WSCALE_REPLY)
 _TCP_FLAGS = (CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, CTA_PROTOINFO_TCP_FLAGS_REPLY)
 # Flags in include/uapi/linux/netfilter/nf_conntrack_tcp.h: window scale, sack,
 # close-init; 0x20 (MAXACK_SET) would have later resets classified invalid.
@@ -63,6 +66,17 @@ def protoinfo_to_send(raw: bytes) -> bytes:
             flags = _octet(tcp, kind) & _TCP_KEPT_FLAGS | announced
             tcp[kind] = nla.tlv(kind, bytes((flags | _TCP_BE_LIBERAL, _TCP_FLAGS_MASK)))
     return nla.nested(CTA_PROTOINFO, nla.nested(CTA_PROTOINFO_TCP, *tcp.values()))
+
+
+def keeps_scales(told: bytes, held: bytes) -> bool:
+    """Would a kernel that holds `held` still have wrong window scales after an update?
+
+    It stores scales of connections that use them; it takes none back.
+    """
+    ours, theirs = (_tcp_parts(raw) or {} for raw in (protoinfo_to_send(told), held))
+    if all(_octet(ours, kind) & _TCP_WINDOW_SCALE for kind in _TCP_FLAGS):
+        return False
+    return any(_octet(ours, kind) != _octet(theirs, kind) for kind in _TCP_SCALES)
 
 
 def is_lenient(protoinfo: bytes) -> bool:

@@ -27,6 +27,7 @@ from syncd.flows.protoinfo import (
     ESTABLISHED_TIMEOUT_S,
     doubted_s,
     is_lenient,
+    keeps_scales,
     protoinfo_to_send,
 )
 from syncd.flows.record import (
@@ -293,10 +294,14 @@ def same_tuples(body: bytes, held: bytes) -> bool:
     """Can the kernel's entry become this flow by an update?
 
     A reply tuple never changes, an entry with the right tuple but without its NAT bits
-    does not translate, and a helper cannot be attached to an entry that exists.
+    does not translate, a helper cannot be attached to an entry that exists, and a
+    window scale that is not used cannot be taken back.
     """
     ours, theirs = nla.attributes(body), nla.attributes(held)
     if CTA_HELP in ours and _helper(ours) != _helper(theirs):
+        return False
+    told, there = (attributes.get(CTA_PROTOINFO, b"") for attributes in (ours, theirs))
+    if told and there and keeps_scales(told, there):
         return False
     differing = status_word(ours) ^ status_word(theirs)
     return (

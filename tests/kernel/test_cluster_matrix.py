@@ -7,6 +7,7 @@ byte, and what their tables hold in the end must be the same.
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,12 +44,17 @@ def pair(lab: Lab, tmp_path: Path) -> Iterator[tuple[Cluster, list[mixture.Roads
             server.close()
 
 
+@pytest.mark.parametrize("stale", [False, True], ids=["empty", "stale"])
 def test_every_kind_of_flow_goes_on_as_if_nothing_had_happened(
-    pair: tuple[Cluster, list[mixture.Roads]],
+    pair: tuple[Cluster, list[mixture.Roads]], stale: bool
 ) -> None:
+    """Also where the second kernel has, of each flow, what its first packet made."""
     made, roads = pair
     first, second = made.nodes
     cases = list(matrix.cases())
+    if stale:
+        begun = [replace(case, cut=1) for case in cases]
+        matrix.play(roads[1], begun, first=True)
     matrix.play(roads[0], cases, first=True, learning=first.namespace)
     cluster.wait_until_equal(first, second, 5.0, view=reader.as_told)
     wanted = first.kernel()

@@ -302,6 +302,24 @@ def test_the_order_on_the_wire_does_not_matter() -> None:
     assert read(backwards, backwards) == read(said.message) * 2
 
 
+@pytest.mark.parametrize("by_layouts", [True, False])
+@pytest.mark.parametrize("number", [0, 28, 31, 32, 200, 0x3FFF])
+def test_an_attribute_of_a_later_kernel_is_in_nobodys_way(
+    number: int, by_layouts: bool
+) -> None:
+    """Not even where it has the number of something else, one bit further."""
+    for said in recorded():
+        if number == 0 and said.type.startswith("EXP"):
+            continue
+        known = RecordReader(by_layouts).read_one(said.message)
+        for nested in (0, 0x8000):
+            more = said.message + tlv(number | nested, b"new")
+            message = pack("<I", len(more)) + more[4:]
+            reader = RecordReader(by_layouts)
+            assert reader.read([message, message, said.message]) == [known] * 3
+            assert reader.malformed == 0
+
+
 def test_a_zero_mark_decides_wherever_it_stands() -> None:
     head = without_portid(recorded("udp4")[0].message)
     marks = [MARK_0, tlv(CTA_MARK, b"\0\0\0\7")]

@@ -338,6 +338,18 @@ def test_a_replaced_reply_tuple_or_a_missing_translation_is_another_flow() -> No
     assert not restore.same_tuples(translated.body, untranslated)
 
 
+def test_a_scale_that_is_not_used_cannot_be_taken_back() -> None:
+    vector = _vector("tcp4_close")
+    head = vector.body[: vector.body[0] + 16]
+    unused = nla.nested(1, *(nla.tlv(n, b"\0") for n in (2, 3)))
+    scaled = head + tcp_protoinfo(1, 0x03, 0x00)
+    plain = head + nla.nested(CTA_PROTOINFO, unused)
+    assert not restore.same_tuples(plain, scaled)
+    assert restore.same_tuples(scaled, plain)
+    assert restore.same_tuples(plain, plain)
+    assert restore.same_tuples(scaled, scaled)
+
+
 def test_content_is_the_same_whatever_the_timer_and_the_tcp_flags_of_no_use() -> None:
     vector = _vector("tcp4_close")
     raw = nla.attributes(vector.body)[CTA_PROTOINFO]
