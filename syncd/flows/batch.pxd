@@ -8,7 +8,7 @@ cdef int _TIMEOUT
 cdef class Restorer:
     cdef object _fixed_timeout_s
     cdef bytes _masks
-    cdef dict _plain, _translated, _protoinfos, _doubted, _lenient, _timeouts, _shapes
+    cdef dict _plain, _translated, _protoinfos, _doubted, _lenient, _scaled, _timeouts, _shapes
 
     cpdef object timeout_s(self, bytes key, bytes body, elapsed_s)
     @cython.locals(
@@ -23,7 +23,7 @@ cdef class Restorer:
         rest=bytes, there=bytes, more=bytes, head=bytes, serial=bytes, sent=bytes,
         kept=bytes, ours=octets, theirs=octets, at=Py_ssize_t, end=Py_ssize_t,
         size=Py_ssize_t, held_size=Py_ssize_t, alike=cython.bint, tcp=cython.bint,
-        helped=cython.bint, elapsed_s=cython.double,
+        elapsed_s=cython.double,
     )
     cpdef list refreshes(self, records, held, sequence)
     @cython.locals(

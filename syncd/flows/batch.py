@@ -20,6 +20,7 @@ from syncd.flows.protoinfo import (
     doubted_s,
     is_lenient,
     protoinfo_to_send,
+    uses_scales,
 )
 from syncd.flows.record import CTA_NAT_DST, CTA_NAT_SRC, CTA_STATUS, CTA_TIMEOUT
 from syncd.flows.restore import (
@@ -59,7 +60,6 @@ _CACHE_LIMIT = 65_536
 _STATUS_HEAD, _TIMEOUT_HEAD = b"\x08\0\x03\0", b"\x08\0\x07\0"
 _PROTOINFO_HEAD, _MARK_HEAD = b"\x30\0\x04\x80", b"\x08\0\x08\0"
 _TCP_TYPE = b"\x01\x80"  # CTA_PROTOINFO_TCP, at 6 in a PROTOINFO.
-_HELP_TYPE = b"\x05\x80"  # CTA_HELP, which follows it.
 _UNKNOWN = (b"", 0)
 # A timeout of LONG_S or more is beyond doubt, and half of it is left after HALF_S.
 _LONG_S, _HALF_S = ESTABLISHED_TIMEOUT_S, ESTABLISHED_TIMEOUT_S // 2
@@ -81,6 +81,7 @@ class Restorer:
         "_masks",
         "_plain",
         "_protoinfos",
+        "_scaled",
         "_shapes",
         "_timeouts",
         "_translated",
@@ -95,6 +96,8 @@ class Restorer:
         self._plain: dict[bytes, bytes] = {}
         self._translated: dict[bytes, tuple[bytes, int]] = {}
         self._protoinfos: dict[bytes, bytes] = {}
+        # Those of them that an update serves: unused scales may have to be taken back.
+        self._scaled: dict[bytes, bytes] = {}
         # PROTOINFO (a key of `_protoinfos`) -> what a refresh adds for it.
         self._lenient: dict[bytes, bytes] = {}
         # PROTOINFO (a key of `_protoinfos`) -> seconds, if established TCP.
@@ -208,8 +211,7 @@ class Restorer:
                 alike = alike and sent == kept and rest[48:] == there[48:]
             tcp = there[6:8] == _TCP_TYPE
             more = lenient(there[:48]) if tcp else b""
-            helped = (there[50:52] if tcp else there[2:4]) == _HELP_TYPE
-            if left is None or new is None or head is None or more is None or helped:
+            if left is None or new is None or head is None or more is None:
                 append(self._refresh_rarely(record, present, serial))
                 continue
             if not alike:
@@ -232,8 +234,8 @@ class Restorer:
         self, records: Sequence[TimedRecord], held: Sequence[bytes], sequence: int
     ) -> list[bytes]:
         """Messages that bring the kernel's flows, of the same tuples, up to date."""
-        shapes, protoinfos = self._shapes.get, self._protoinfos.get
-        masks = self._masks
+        shapes, scaled = self._shapes.get, self._scaled.get
+        timeouts, masks = self._timeouts.get, self._masks
         messages: list[bytes] = []
         numbers = _serials(sequence, len(records))
         for (key, body, elapsed_s), present, (serial,) in zip(
@@ -244,12 +246,15 @@ class Restorer:
             if size < end or held_size < end:
                 messages.append(b"")
                 continue
+            stored = timeouts(ours[at + 8 : end])
+            if stored is None:
+                stored = self._learn_timeout(ours[at + 8 : end])
             new, old = shapes(ours[at : at + 8]), shapes(theirs[at : at + 8])
             rest, mark = _split_mark(ours[end:size])
             there, kept_mark = _split_mark(theirs[end:held_size])
             if kept_mark and not mark:
                 mark = NO_MARK
-            protoinfo = protoinfos(rest)
+            protoinfo = scaled(rest)
             if not rest and (at == 52 or at == 76) and body[at - 20] == _IPPROTO_UDP:
                 protoinfo = b""
             if (
@@ -258,12 +263,10 @@ class Restorer:
                 or (new ^ old) & NAT_BITS
                 or protoinfo is None
                 or len(rest) != len(there)  # It has what may have to be cleared.
-                or rest[:4] != there[:4]
-                # Scales that are not used may have to be taken back.
-                or (len(rest) > 44 and not protoinfo[36] & protoinfo[44] & 1)
+                or rest[2:3] != there[2:3]
                 or ours[:at] != theirs[:at]
                 or theirs[at + 10] != _TIMEOUT  # An offloaded flow has none.
-                or (stored := self._learn_timeout(ours[at + 8 : end])) is None
+                or stored is None
             ):
                 messages.append(b"")
                 continue
@@ -322,6 +325,7 @@ class Restorer:
         if not self._protoinfos:
             self._doubted.clear()
             self._lenient.clear()
+            self._scaled.clear()
         at = body[0]
         raw, timeout = body[at : at + 8], body[at + 8 : at + 12]
         protoinfo = body[at + 16 : at + 64]
@@ -339,6 +343,8 @@ class Restorer:
             self._shapes[raw] = status & (KEPT_BITS | NAT_BITS | EXPECTED)
         if protoinfo[:4] == _PROTOINFO_HEAD:
             self._protoinfos[protoinfo] = sent = protoinfo_to_send(protoinfo)
+            if uses_scales(sent):
+                self._scaled[protoinfo] = sent
             self._lenient[protoinfo] = b"" if is_lenient(protoinfo) else sent
             if established := doubted_s(protoinfo):
                 self._doubted[protoinfo] = established

@@ -73,10 +73,17 @@ def keeps_scales(told: bytes, held: bytes) -> bool:
 
     It stores scales of connections that use them; it takes none back.
     """
-    ours, theirs = (_tcp_parts(raw) or {} for raw in (protoinfo_to_send(told), held))
-    if all(_octet(ours, kind) & _TCP_WINDOW_SCALE for kind in _TCP_FLAGS):
-        return False
-    return any(_octet(ours, kind) != _octet(theirs, kind) for kind in _TCP_SCALES)
+    sent = protoinfo_to_send(told)
+    ours, theirs = (_tcp_parts(raw) or {} for raw in (sent, held))
+    return not uses_scales(sent) and any(
+        _octet(ours, kind) != _octet(theirs, kind) for kind in _TCP_SCALES
+    )
+
+
+def uses_scales(protoinfo: bytes) -> bool:
+    """Have both ends of this TCP connection announced window scales?"""
+    tcp = _tcp_parts(protoinfo) or {}
+    return all(_octet(tcp, kind) & _TCP_WINDOW_SCALE for kind in _TCP_FLAGS)
 
 
 def is_lenient(protoinfo: bytes) -> bool:

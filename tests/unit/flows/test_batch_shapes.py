@@ -135,6 +135,14 @@ def _parts(dice: _Dice, reply: bytes) -> dict[int, bytes]:
         parts.pop(CTA_HELP, None)  # no kernel has a helper for it
     if number in (6, 132) and dice.random() < 0.9:
         parts[CTA_PROTOINFO] = _tcp(dice) if number == 6 else _sctp(dice)
+    return _with_helper_bit(parts)
+
+
+def _with_helper_bit(parts: dict[int, bytes]) -> dict[int, bytes]:
+    """Who has a helper that can be named anew got it from a rule, as the bit says."""
+    if CTA_HELP in parts and CTA_STATUS in parts:
+        status = restore.status_word(parts) | restore.HELPER
+        parts[CTA_STATUS] = restore.be32(CTA_STATUS, status)
     return parts
 
 
@@ -153,7 +161,7 @@ def _held(dice: _Dice, parts: dict[int, bytes]) -> dict[int, bytes]:
                 held[kind] = other[kind]
     if dice.random() < 0.5:
         held[CTA_TIMEOUT] = restore.be32(CTA_TIMEOUT, 77)
-    return held
+    return _with_helper_bit(held)
 
 
 def _sent(message: bytes) -> tuple[bytes, dict[int, bytes]]:
