@@ -129,8 +129,10 @@ class Warm:
             replies = requests.get(lookups(step.keys))
             standby.looked(step.keys, replies, time.monotonic())
         elif step.task is Task.DELETE:
-            requests.send(deletes(step.keys))
-            standby.deleted(step.keys)
+            self._listener.drain()  # some may have become own in this very moment
+            keys = [key for key in step.keys if standby.register.get(key) is not None]
+            requests.send(deletes(keys))
+            standby.deleted(keys)
         else:
             requests.send(step.messages)
             self._listener.drain()  # what became of them is looked up there
@@ -213,6 +215,9 @@ class Warm:
             await asyncio.sleep(0)
         standby.adopting = {}
         own.flows.disturbed = None
+        ended, standby.ended_early = standby.ended_early, []
+        for peer in self._engine.peers.values():
+            self._engine.agreement.ended_by(peer, ended)
         self._engine.dump_wanted = True
         self._listener.heal()
 

@@ -31,11 +31,11 @@ _TCP_TYPE = b"\x01\x80"  # CTA_PROTOINFO_TCP
 _LEFT = (CTA_TIMEOUT, CTA_LABELS, CTA_SEQ_ADJ_ORIG, CTA_SEQ_ADJ_REPLY, CTA_SYNPROXY)
 
 
-def advance(ours: bytes, theirs: bytes, *, closing: bool) -> bytes | None:
+def advance(ours: bytes, theirs: bytes) -> bytes | None:
     """Our body with what the peer's has more of; None if that is nothing.
 
-    Only with `closing` is a connection taken beyond ESTABLISHED: an old word of a
-    connection that ended must not end a new one of the same tuple.
+    Only one that was ESTABLISHED is taken beyond that: an old word of a connection
+    that ended must not end a new one of the same tuple.
     """
     try:
         here, there = nla.attributes(ours), nla.attributes(theirs)
@@ -46,7 +46,7 @@ def advance(ours: bytes, theirs: bytes, *, closing: bool) -> bytes | None:
         step, further = _step(here), _step(there)
     except RecordError:
         return None
-    if further > _ESTABLISHED and not (closing and step >= _ESTABLISHED):
+    if further > _ESTABLISHED > step:
         further = -1
     if not added and further <= step:
         return None

@@ -21,6 +21,8 @@ from syncd.flows.record import (
     CTA_PROTOINFO_TCP_FLAGS_REPLY,
     CTA_PROTOINFO_TCP_WSCALE_ORIGINAL,
     CTA_PROTOINFO_TCP_WSCALE_REPLY,
+    EXPECTATION,
+    status_of,
 )
 from syncd.flows.restore import same_content
 from syncd.flows.steps import Verb
@@ -131,6 +133,20 @@ def _asked(
         else:
             messages.append(rarely(key, number))
     return messages
+
+
+def is_another(key: bytes, held: bytes, told: bytes) -> bool:
+    """Is what was told a new flow with the original tuple of the one that is held?
+
+    A reply tuple never changes, and of STATUS no bit is ever taken back.
+    """
+    if key[6] == EXPECTATION:
+        return False
+    if held[: held[0]] != told[: told[0]]:
+        return True
+    was, now = status_of(held), status_of(told)
+    lost = was & ~now & (restore.KEPT_BITS | restore.NAT_BITS)
+    return bool(lost or (was ^ now) & restore.NAT_BITS)
 
 
 def same_copy(body: bytes, held: bytes) -> bool:

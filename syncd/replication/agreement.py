@@ -349,20 +349,20 @@ class Agreement(Speaker):
             peer.flows.put(self._fitting(peer, peer.flows, data.flows), now)
         if data.flow_ends:
             peer.flows.drop(data.flow_ends)
-            self._ended_by(peer, data.flow_ends)
+            self.ended_by(peer, data.flow_ends)
         if data.expectations:
             fitting = self._fitting(peer, peer.expectations, data.expectations)
             peer.expectations.put(fitting, now)
         if data.expectation_ends:
             peer.expectations.drop(data.expectation_ends)
-            self._ended_by(peer, data.expectation_ends)
+            self.ended_by(peer, data.expectation_ends)
         if data.proof is not None and self.comparison.marked(peer, *data.proof, now):
             self.hello_at = now
         if data.inventory is not None and self.comparison.listed(
             peer, data.inventory, self.outbox.payload_bytes, now
         ):
             self.hello_at = now
-            self._ended_by(peer, peer.unlisted)
+            self.ended_by(peer, peer.unlisted)
             peer.unlisted = []
         if self.settings.mode != RELIABLE and not data.resync:
             return  # nobody waits for an acknowledgement
@@ -429,11 +429,13 @@ class Agreement(Speaker):
             peer.departed.clear()
             peer.departed.put([part for item in kept for part in item], now)
             peer.departed_until = now + _DEPARTED_S
+            if peer.flows.touched is not None:  # a restart ends no copies
+                peer.flows.touched.difference_update([key for key, _ in swept])
         swept += peer.expectations.end_sweep()
-        self._ended_by(peer, [key for key, _ in swept])
+        self.ended_by(peer, [key for key, _ in swept])
         return len(swept)
 
-    def _ended_by(self, peer: Peer, keys: Sequence[bytes]) -> None:
+    def ended_by(self, peer: Peer, keys: Sequence[bytes]) -> None:
         """What the owner of the traffic has ended must not live on in this kernel.
 
         This node has copies from when it was primary, or from a commit; they would

@@ -25,24 +25,21 @@ from syncd.flows.likeness import alike
 from syncd.flows.masks import WHOLE, Masks
 from syncd.flows.own import Own
 from syncd.flows.planted import SHORT_S, Planted
-from syncd.flows.planting import Bed, PlantingPlan, Tools, same_copy
+from syncd.flows.planting import Bed, PlantingPlan, Tools, is_another, same_copy
 from syncd.flows.reader import RecordReader
-from syncd.flows.record import EXPECTATION, FLOW, Record, status_of, without_timeout
-from syncd.flows.selection import is_newer
+from syncd.flows.record import EXPECTATION, Record, status_of, without_timeout
 from syncd.replication.former import Former
 from syncd.replication.peer import Peer, PeerState
 from syncd.replication.refused import FIRST_RETRY_S, Refused
-from syncd.replication.roles import Roles
+from syncd.replication.roles import PRIMARY, Roles
 from syncd.replication.steps import Step, Task, WarmCounts
+from syncd.replication.told import Told, holds_until, told_of, told_s
 
 CLOSING_S = 0.5  # that a connection may be over before its copy says so
 _NOW = 0.0, 0
 _GLEANED_AT_ONCE = 4096
 _GLEAN_INTERVAL_S = 0.1
 _AWAITED_S = 5  # between two looks at what a restarted primary may have lost
-
-
-Told = tuple[Peer, bytes]  # who says it, and the body
 
 
 class Standby:
@@ -84,6 +81,7 @@ class Standby:
         self._gleaning: Iterator[bytes] = iter(())
         self._gleaned_at = 0.0
         self.adopting: dict[bytes, bytes] = {}  # planted, and about to become own
+        self.ended_early: list[bytes] = []  # of these, by their peer
 
     @property
     def waiting(self) -> int:
@@ -168,12 +166,14 @@ class Standby:
             if key in flows or key in expectations or key in adopting:
                 if told is not None:
                     self._both(key, told, now)
+                elif key in adopting:
+                    self.ended_early.append(key)
                 continue
             held = held_of(key)
             if told is None:
                 self._end(key, held)
             elif held is None:
-                if self._until(key, told) > now and self.wants(key, told[1]):
+                if holds_until(key, told) > now and self.wants(key, told[1]):
                     self._create(key, told[1], now)
             elif held != told[1]:
                 self._change(key, held, told[1], now)
@@ -203,7 +203,7 @@ class Standby:
                 self._closing[key] = due, state
                 return
             del self._closing[key]
-        if _is_another(key, held, body):
+        if is_another(key, held, body):
             self._deletes.append(key)
             self._touched.add(key)
         elif key[6] == EXPECTATION:
@@ -256,23 +256,18 @@ class Standby:
             bed.held.append(ours)
         elif key in flows.held:
             self.refused.retry(key, int(now) + FIRST_RETRY_S)
-        elif further := advance(ours, body, closing=peer.state is PeerState.IN_STEP):
+        elif peer.state is not PeerState.IN_STEP or (
+            self._roles.role == PRIMARY and peer.role != PRIMARY
+        ):
+            return  # what it has from before says nothing about this flow
+        elif further := advance(ours, body):
             number = len(self._advances) + 1
             self._advances.append(bring(key, further, number, ours))
             self._own.lookups[key] = None
             self.counts.advanced += 1
 
     def _told(self, key: bytes) -> Told | None:
-        """Of several peers the one whose word counts (docs/adr/0011)."""
-        best: Told | None = None
-        flow = key[6] == FLOW
-        for peer in self._peers.values():
-            body = (peer.flows if flow else peer.expectations).bodies.get(key)
-            if body is not None and (
-                best is None or _counts_more(key, (peer, body), best)
-            ):
-                best = peer, body
-        return best
+        return told_of(self._peers.values(), key)
 
     def again(self, step: Step) -> None:
         """The step could not be carried out."""
@@ -310,7 +305,7 @@ class Standby:
                 register.forget(key)
                 self._own.apply([record], now)
             elif told is not None:
-                if now + register.timer_s(key, told[1]) <= self._until(key, told):
+                if now + register.timer_s(key, told[1]) <= holds_until(key, told):
                     self._repair(key, told[1], record[2])
                 else:
                     register.postpone(key)
@@ -379,14 +374,6 @@ class Standby:
             bed.known.append((key, body, 0.0))
             bed.held.append(held)
 
-    def _until(self, key: bytes, told: Told) -> float:
-        """Until when there is to be a copy: of a lost peer, up to the estimate."""
-        peer, body = told
-        if peer.live:
-            return math.inf
-        before_s = max(peer.heard_at - _told_s(key, peer), 0.0)
-        return peer.heard_at + restore.estimate_s(key, body, before_s)
-
     # What else there may be
 
     def _follow(self, peer: Peer) -> None:
@@ -429,7 +416,7 @@ class Standby:
     def age_s(self, key: bytes, now: float) -> float:
         """How long ago its present state was told; 0 if nobody tells it any more."""
         told = self._told(key)
-        return 0.0 if told is None else max(now - _told_s(key, told[0]), 0.0)
+        return 0.0 if told is None else max(now - told_s(key, told[0]), 0.0)
 
     def outdated(
         self, records: Iterable[tuple[bytes, bytes]], peers: Sequence[Peer], now: float
@@ -441,7 +428,7 @@ class Standby:
             if told is None or told[0] not in peers or told[0].claim < claim:
                 continue
             if not alike(key, ours, told[1]):
-                newer.append((key, told[1], now - _told_s(key, told[0])))
+                newer.append((key, told[1], now - told_s(key, told[0])))
         return newer
 
     def take(self, peers: Sequence[Peer]) -> dict[bytes, bytes]:
@@ -468,32 +455,3 @@ class Standby:
 
 def _anything(_key: bytes, _body: bytes) -> bool:
     return True
-
-
-def _is_another(key: bytes, held: bytes, told: bytes) -> bool:
-    """Does the peer tell of a new flow with the same original tuple?
-
-    A reply tuple never changes, and of STATUS no bit is ever taken back.
-    """
-    if key[6] == EXPECTATION:
-        return False
-    if held[: held[0]] != told[: told[0]]:
-        return True
-    was, is_now = status_of(held), status_of(told)
-    bits = restore.KEPT_BITS | restore.NAT_BITS
-    return bool(was & ~is_now & bits or (was ^ is_now) & restore.NAT_BITS)
-
-
-def _told_s(key: bytes, peer: Peer) -> int:
-    """The second in which the peer's present word of it came."""
-    return (peer.flows if key[6] == FLOW else peer.expectations).told_s[key]
-
-
-def _counts_more(key: bytes, one: Told, other: Told) -> bool:
-    """The higher claim, then the newer state, then the name."""
-    if one[0].claim != other[0].claim:
-        return one[0].claim > other[0].claim
-    newer, older = (_told_s(key, one[0]), one[1]), (_told_s(key, other[0]), other[1])
-    if newer == older:
-        return one[0].name < other[0].name
-    return is_newer(newer, older)
