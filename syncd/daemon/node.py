@@ -79,10 +79,12 @@ class Node:
         self.warm: Warm | None = None
         if replication.standby == "kernel":
             self.warm = Warm(
-                *(self.engine, self.requests, self.listener),
+                *(self.engine, self.listener),
                 lambda: self.config.commit,
                 replication.warm_timeout_s,
             )
+            ours = (self.requests.portid, self.warm.errands.portid)
+            self.events.ignore_portids(ours)
         self.operations = Operations(self)
         self.control = ControlServer(
             config.control.socket, self.operations, self._failed
@@ -144,7 +146,7 @@ class Node:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
         if self.warm is not None:
-            self.warm.close()
+            await self.warm.close()
         self.unspoken.close()
         self.auditor.close()
         if self.accounting is not None:

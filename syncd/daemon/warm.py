@@ -7,12 +7,14 @@ the copies is settled afterwards.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
 from itertools import islice
 
 from syncd.config import CommitConfig
+from syncd.daemon.errands import Errands
 from syncd.daemon.failure import watched
 from syncd.daemon.listener import Listener
 from syncd.errors import KernelError
@@ -22,7 +24,6 @@ from syncd.flows.masks import Masks
 from syncd.flows.planting import deletes, lookups
 from syncd.flows.record import EXPECTATION
 from syncd.kernel import host
-from syncd.kernel.requests import RequestSocket, carry_out
 from syncd.replication.engine import ReplicationEngine
 from syncd.replication.peer import Peer
 from syncd.replication.standby import Standby
@@ -46,7 +47,6 @@ class Warm:
     def __init__(
         self,
         engine: ReplicationEngine,
-        requests: RequestSocket,
         listener: Listener,
         config: Callable[[], CommitConfig],
         long_s: int,
@@ -56,11 +56,13 @@ class Warm:
         )
         self.standby.wants = engine.admission.wants
         self._engine = engine
-        self._requests = requests
+        self.errands = Errands()
         self._listener = listener
         self._config = config
         self._timer: asyncio.TimerHandle | None = None
         self._adopting: asyncio.Task[None] | None = None
+        self._working: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
         self._space_at = 0.0
         self._verified: dict[str, object] | None = None
         self._loop = asyncio.get_running_loop()
@@ -73,75 +75,86 @@ class Warm:
     def start(self) -> None:
         self._timer = self._loop.call_later(_BEAT_S, self._timed)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if self._adopting is not None:
-            self._adopting.cancel()
+        for task in (self._working, self._adopting):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        self.errands.close()
 
     def _timed(self) -> None:
+        self._timer = None
+        self._working = watched(self._work(), "warm standby")
+
+    async def _work(self) -> None:
         wait_s = _BEAT_S
         # What a dump has not shown yet may be own: it must not be taken for a copy.
         if self._engine.kernel_read and not self._listener.behind:
             try:
-                done = self._beat()
+                done = await self._beat()
                 wait_s = _BEAT_S if done else _BREATH_S
             except KernelError as error:
                 _LOG.warning("writing peers' flows into the kernel: %s", error)
                 wait_s = _RETRY_S
         self._timer = self._loop.call_later(wait_s, self._timed)
 
-    def _beat(self) -> bool:
+    async def _beat(self) -> bool:
         """Work for some milliseconds; is all done?"""
-        now = time.monotonic()
-        if now >= self._space_at:
-            self._space_at = now + _SPACE_S
-            self._look_for_space()
-            self.standby.masks = Masks.of(self._config())
-        standby = self.standby
-        standby.look(now)
-        end = now + _BUDGET_S
-        while now < end:
-            step = standby.next_step(now)
-            if step is None:
-                return standby.idle
-            try:
-                self._carry_out(step)
-            except KernelError:
-                standby.again(step)
-                raise
+        async with self._turn:
             now = time.monotonic()
-        return False
+            if now >= self._space_at:
+                self._space_at = now + _SPACE_S
+                self._look_for_space()
+                self.standby.masks = Masks.of(self._config())
+            standby = self.standby
+            standby.look(now)
+            end = now + _BUDGET_S
+            while now < end:
+                step = standby.next_step(now)
+                if step is None:
+                    return standby.idle
+                try:
+                    await self._carry_out(step)
+                except KernelError:
+                    standby.again(step)
+                    raise
+                now = time.monotonic()
+            return False
 
     def _look_for_space(self) -> None:
         limit = host.table_limit()
         room = int(limit * _SHARE) - host.table_count() if limit else None
         self.standby.room = room
 
-    def _carry_out(self, step: Step) -> None:
-        standby, requests = self.standby, self._requests
+    async def _carry_out(self, step: Step) -> None:
+        standby, errands = self.standby, self.errands
+        begin = time.monotonic()
         if step.plan is not None:
             plan = step.plan
             while (batch := plan.next_batch()) is not None:
-                plan.report(batch, *requests.exchange(batch.messages))
+                plan.report(batch, *(await errands.run(batch.messages)))
             standby.planted(plan, time.monotonic())
         elif step.task is Task.LOOK:
-            replies = requests.get(lookups(step.keys))
-            standby.looked(step.keys, replies, time.monotonic())
+            replies = await errands.get(lookups(step.keys))
+            now = time.monotonic()
+            standby.looked(step.keys, replies, now, now - begin)
         elif step.task is Task.DELETE:
             self._listener.drain()  # some may have become own in this very moment
             keys = [key for key in step.keys if standby.register.get(key) is not None]
-            requests.send(deletes(keys))
+            await errands.run(deletes(keys))
             standby.deleted(keys)
         else:
-            requests.send(step.messages)
+            await errands.run(step.messages)
             self._listener.drain()  # what became of them is looked up there
 
     async def _finish(self) -> None:
         """Return when all that is waiting now is in the kernel, or refused."""
         standby = self.standby
         through = standby.rounds + 2
-        while not self._beat() and standby.rounds < through:  # noqa: ASYNC110 - no wait
+        while not await self._beat() and standby.rounds < through:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
     async def settle(self) -> None:
@@ -189,7 +202,8 @@ class Warm:
         held = own.flows.bodies
         plan = CommitPlan(records, held, config.timeout, Masks.of(config))
         if records:
-            await carry_out(plan, self._requests)
+            while (batch := plan.next_batch()) is not None:
+                plan.report(batch, *(await self.errands.run(batch.messages)))
             own.flows.adopt(records)
         return plan.result
 
@@ -211,7 +225,7 @@ class Warm:
                 flows = [record for record in flows if record[0] not in disturbed]
                 held = [body for _, body, _ in flows]
                 messages = filter(None, restorer.refreshes(flows, held, 1))
-                self._requests.send(list(messages))
+                await self.errands.run(list(messages))
             await asyncio.sleep(0)
         standby.adopting = {}
         own.flows.disturbed = None
@@ -252,5 +266,6 @@ class Warm:
             "returned": counts.returned,
             "advanced": counts.advanced,
             "refused": counts.refused,
+            "slow": self.errands.slow,
             "verified": self._verified,
         }

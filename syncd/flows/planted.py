@@ -125,14 +125,14 @@ class Planted:
         """Has its timer run out, so that the kernel has ended it by now?"""
         return self._ends.get(key, 0) <= now
 
-    def lives(self, key: bytes, held: bytes, now: float) -> bool:
-        """Has a packet of it been here? `held` is what the kernel shows."""
+    def lives(self, key: bytes, held: bytes, now: float, took_s: float) -> bool:
+        """Has a packet of it been here? `held` is what the kernel showed just now."""
         left_s, end = timeout_of(held), self._ends.get(key)
         if key[6] == EXPECTATION or left_s is None or end is None:
             return False
         if self.timer_s(key, held) > self.long_s:
             return False  # GRE: packets do not set its timer
-        return abs(end - now - left_s) > SLACK_S
+        return abs(end - now - left_s) > SLACK_S + took_s
 
     def clear(self) -> dict[bytes, bytes]:
         """Nothing is planted any more; what was, by key."""

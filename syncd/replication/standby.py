@@ -282,7 +282,11 @@ class Standby:
     # What the kernel said
 
     def looked(
-        self, keys: Sequence[bytes], replies: Sequence[bytes | None], now: float
+        self,
+        keys: Sequence[bytes],
+        replies: Sequence[bytes | None],
+        now: float,
+        took_s: float = 0.0,
     ) -> None:
         """The kernel's entries of copies that are due, or that a peer has ended."""
         register = self.register
@@ -298,7 +302,7 @@ class Standby:
                     self._touched.add(key)
             elif (
                 record[1][: len(key)] != key[: len(record[1])]
-                or register.lives(key, record[2], now)
+                or register.lives(key, record[2], now, took_s)
                 or not (key[6] == EXPECTATION or restore.same_tuples(body, record[2]))
             ):
                 self.counts.alive += 1
@@ -342,7 +346,13 @@ class Standby:
     def planted(self, plan: PlantingPlan, now: float) -> None:
         """The plan was carried out."""
         counts, result, refused = self.counts, plan.result, plan.refused
-        done = [record[:2] for record in plan.records if record[0] not in refused]
+        own, more = self._own.flows.bodies, self._own.expectations.bodies
+        done = [
+            record[:2]
+            for record in plan.records
+            if record[0] not in refused and record[0] not in own
+            if record[0] not in more  # it became own meanwhile
+        ]
         self.register.note(done, plan.timer_s, now)
         counts.created += result.created
         counts.updated += result.updated
