@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping
 
 from syncd.cli import client
-from syncd.cli.verbs import counts_text
+from syncd.cli.verbs import counts_text, set_otherwise
 
 Part = Mapping[str, object]
 
@@ -48,6 +48,13 @@ def page(status: Part) -> list[str]:
         rows.append([owner, *_sizes(table)])
     lines += _block("tables", rows)
     lines += _block("peers", [_peer(peer) for peer in _parts(status, "peers")])
+    found = [
+        [_of(peer, "node"), line]
+        for peer in _parts(status, "peers")
+        for line in set_otherwise(peer)
+    ]
+    if found:
+        lines += _block("kernels", found)
     lines += _block("links", [_link(link) for link in _parts(status, "links")])
     kernel = _part(status, "kernel")
     lines += _block(

@@ -86,8 +86,9 @@ def _verified(answer: Mapping[str, object]) -> list[str]:
         return []
     lines = []
     for peer in peers:
+        settings = [f"  {line}" for line in set_otherwise(peer)]
         if peer.get("equal") is True:
-            lines.append(f"{peer.get('node')}: equal")
+            lines += [f"{peer.get('node')}: equal", *settings]
             continue
         more = [
             f"{peer[name]} {name}" for name in ("different", "repaired") if name in peer
@@ -97,4 +98,23 @@ def _verified(answer: Mapping[str, object]) -> list[str]:
         if isinstance(peer.get("error"), str):
             more.append(peer["error"])
         lines.append(": ".join([f"{peer.get('node')}: not equal", *[", ".join(more)]]))
+        lines += settings
     return lines or ["no peers"]
+
+
+def set_otherwise(peer: Mapping[str, object]) -> list[str]:
+    """What decides how restored flows fare and is set otherwise on that peer."""
+    settings = peer.get("settings")
+    found = settings.get("differences") if isinstance(settings, Mapping) else None
+    if not isinstance(found, list):
+        return []
+    return [
+        f"{item.get('what')}: {_shown(item.get('here'))} here, "
+        f"{_shown(item.get('there'))} there"
+        for item in found
+        if isinstance(item, Mapping)
+    ]
+
+
+def _shown(value: object) -> str:
+    return "absent" if value is None else str(value)

@@ -60,6 +60,7 @@ _HELP: Final = {
     "peer_suspensions_total": "How often this peer was too slow for the others.",
     "peer_overflow_total": "Flows beyond peer_flows_limit, not kept.",
     "peer_verified": "Were both copies equal at their latest comparison?",
+    "peer_settings_different": "Settings of its kernel that are not as here.",
     "cluster_refused_frames_total": "Frames of nodes that there is no place for.",
     "cluster_conflicts_total": "Frames refused for a node name that is in use.",
     "cluster_forgotten_total": "Peers that were away too long and forgotten.",
@@ -132,7 +133,17 @@ def _lines(status: Mapping[str, object]) -> Iterator[str]:
         yield from _family(f"kernel_{name}_total", "counter", [("", str(kernel[name]))])
     for name in ("entries", "limit"):
         yield from _family(f"kernel_{name}", "gauge", [("", str(kernel[name]))])
-    peers = _rows(status["peers"])
+    yield from _peer_lines(_rows(status["peers"]))
+    for name, count in _mapping(status["cluster"]).items():
+        yield from _family(f"cluster_{name}_total", "counter", [("", str(count))])
+    if isinstance(warm := status.get("warm"), Mapping):
+        yield from _warm_lines(warm)
+    if isinstance(accounting := status.get("accounting"), Mapping):
+        yield from _accounting_lines(accounting)
+    yield from _link_lines(_rows(status["links"]))
+
+
+def _peer_lines(peers: list[Mapping[str, object]]) -> Iterator[str]:
     for name in _PEER_FIGURES:
         samples = [(_labels(peer=peer["node"]), str(peer[name])) for peer in peers]
         yield from _family(f"peer_{name}", "gauge", samples)
@@ -154,13 +165,12 @@ def _lines(status: Mapping[str, object]) -> Iterator[str]:
         yield from _family(f"peer_{name}_total", "counter", samples)
     verified = [(_labels(peer=p["node"]), _flag(p["verified"])) for p in peers]
     yield from _family("peer_verified", "gauge", verified)
-    for name, count in _mapping(status["cluster"]).items():
-        yield from _family(f"cluster_{name}_total", "counter", [("", str(count))])
-    if isinstance(warm := status.get("warm"), Mapping):
-        yield from _warm_lines(warm)
-    if isinstance(accounting := status.get("accounting"), Mapping):
-        yield from _accounting_lines(accounting)
-    yield from _link_lines(_rows(status["links"]))
+    settings = [
+        (_labels(peer=p["node"]), str(len(_list(told["differences"]))))
+        for p in peers
+        if (told := _mapping(p["settings"]))["equal"] is not None
+    ]
+    yield from _family("peer_settings_different", "gauge", settings)
 
 
 def _accounting_lines(accounting: Mapping[str, object]) -> Iterator[str]:

@@ -21,6 +21,7 @@ from syncd.daemon.accounting import Accounting
 from syncd.daemon.auditor import Auditor
 from syncd.daemon.control import ControlServer
 from syncd.daemon.failure import end_on_failure, watched
+from syncd.daemon.fate import FateBeat
 from syncd.daemon.listener import Listener
 from syncd.daemon.operations import Operations
 from syncd.daemon.report import KernelReport, LinkReport, status_object
@@ -90,6 +91,7 @@ class Node:
             config.control.socket, self.operations, self._failed
         )
         self.auditor = self._auditor()
+        self.fate = FateBeat(self.engine)
         self._failure: Exception | None = None
         self._watchers: list[asyncio.Task[None]] = []
         self._looked_at: float | None = None  # when every interface was seen once
@@ -128,6 +130,7 @@ class Node:
                 self.warm.start()
             self.unspoken.start()
             self.auditor.start(self.config.kernel.audit_interval_s)
+            self.fate.start()
             _LOG.info("node %s is running", self.config.node.name)
             ready()
             await self.stopped.wait()
@@ -151,6 +154,7 @@ class Node:
         self.auditor.close()
         if self.accounting is not None:
             self.accounting.close(self.listener)
+        self.fate.close()
         self.listener.close()
         self.events.close()
         self.reader.close()
@@ -178,6 +182,7 @@ class Node:
         self.filter = RecordFilter(config.filter, self.config.replication.expectations)
         self.engine.change_filter(self.filter)
         self.listener.heal()
+        self.fate.read()
         _LOG.info("reload: [commit], [filter], [security] and keys are in force")
 
     def read_keys(self, config: Config) -> None:

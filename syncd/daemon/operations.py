@@ -17,6 +17,7 @@ from collections.abc import (
 from typing import TYPE_CHECKING
 
 from syncd.daemon.commands import Answer, message_rows, table_rows
+from syncd.daemon.fate import fate_object
 from syncd.daemon.metrics import metrics_text
 from syncd.daemon.secrecy import keys_answer
 from syncd.daemon.takeover import Takeover
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("syncd")
 _WAIT_S = 10.0  # for peers, when a command names no timeout
 _FLUSH_S = 3.0  # for the last changes to reach the peers, within demote and fault
+_FATES_S = 2.0  # for peers to tell what their kernels are set to
 _LOOK_S = 0.01
 _ROWS = 256  # answers that are made before others get their turn
 _DELETE_BATCH = 512
@@ -340,6 +342,7 @@ class Operations:
             raise ControlError("verify: no live peer to compare with")
         peers = [peer for peer in live if "digest" in peer.capabilities]
         mute = [peer.name for peer in live if peer not in peers]
+        await self._read_fates(live)
         asked, marker = time.monotonic(), engine.comparison.marker
         repaired = {peer.name: peer.repaired for peer in peers}
         # What was flushed, or is not here in full yet, is different before we look.
@@ -376,6 +379,7 @@ class Operations:
                     "differing_buckets": differing,
                     "repaired": located,
                     "verified": peer.verified,
+                    "settings": fate_object(peer.fate),
                 }
             )
         answer: Answer = {"ok": compared and not different, "peers": rows}
@@ -387,6 +391,19 @@ class Operations:
                 answer["ok"] = False
                 answer.setdefault("error", "the kernel's copies were different")
         return answer
+
+    async def _read_fates(self, peers: list[Peer]) -> None:
+        """Read what this kernel is set to; wait for peers that did not tell theirs."""
+        self._node.fate.read()
+        await self._until(
+            lambda: all(
+                peer.fate.differences is not None
+                for peer in peers
+                if peer.fate.digest and peer.live
+            ),
+            {},
+            _FATES_S,
+        )
 
     async def _until(
         self,

@@ -6,6 +6,7 @@ In: the engine, the links, the kernel's counters. Out: one JSON object.
 from dataclasses import dataclass
 
 from syncd import __version__, build
+from syncd.daemon.fate import fate_object
 from syncd.link.facts import LinkState, LinkStatus
 from syncd.replication.engine import ReplicationEngine
 from syncd.replication.paths import PathState, PathStatus
@@ -157,6 +158,7 @@ def _peer(engine: ReplicationEngine, peer: Peer, now: float) -> dict[str, object
         "late_frames": peer.inbox.late_frames,
         "differences": peer.incidents,
         "repaired": peer.repaired,
+        "settings": fate_object(peer.fate),
     }
 
 

@@ -132,7 +132,7 @@ class Agreement(Speaker):
             self._room_again(peer, hello)
         self._served(peer, hello, now)
         self._acknowledged(peer, hello, now)
-        self.comparison.heard(peer, hello, now)
+        self._compared(peer, hello, now)
         if peer.state is PeerState.SYNCING and self._in_step(peer):
             peer.move(PeerEvent.AGREED)
             peer.patience_s = 0.0
@@ -298,6 +298,12 @@ class Agreement(Speaker):
                 self.probe_at = now + self.probe_wait_s
             self._wanted(peer, ack)
             self.comparison.acknowledged(peer, ack, self.own, now)
+
+    def _compared(self, peer: Peer, hello: Hello, now: float) -> None:
+        """What the peer says so that its tables and settings can be compared."""
+        self.comparison.heard(peer, hello, now)
+        if self.fate.heard(peer.name, peer.fate, hello, self.node, now):
+            self.hello_at = now
 
     def _remembered(self, ack: Ack) -> None:
         """A peer remembers what we were before a restart."""

@@ -9,7 +9,7 @@ After each of `kernel_events`, `receive` and `tick` the caller asks `take_lookup
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from syncd.errors import FrameError
@@ -20,7 +20,7 @@ from syncd.flows.reader import RecordReader
 from syncd.replication.agreement import Agreement
 from syncd.replication.departure import Departure
 from syncd.replication.frame import Frame, Numbered
-from syncd.replication.hello import Hello
+from syncd.replication.hello import Hello, Item
 from syncd.replication.pace import Pace
 from syncd.replication.peer import Peer, PeerEvent, PeerState
 from syncd.replication.readiness import Readiness
@@ -135,6 +135,14 @@ class ReplicationEngine:
         """The addresses of this node, packed, as they are now."""
         self._now = now
         self.admission.use_addresses(addresses, now)
+
+    def use_fate(self, items: Iterable[Item], now: float) -> None:
+        """What this node's kernel is set to, as it is now.
+
+        It is read on a beat of its own: whether this node stood still (`_go_on`) is
+        seen by what follows.
+        """
+        self.agreement.use_fate(items, now)
 
     # The peers' side
 

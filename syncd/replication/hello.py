@@ -16,6 +16,11 @@ MINOR = 1
 KEY_ID_BYTES = 4
 KEYS_LIMIT = 16
 CLAIM_LIMIT = 1 << 62  # a larger claim cannot have been reached by counting
+FATE_ITEMS_LIMIT = 512
+FATE_TEXT_LIMIT = 128  # characters of a name or of a value
+
+Value = int | str
+Item = tuple[str, Value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,21 @@ class Way:
 
 
 @dataclass(frozen=True, slots=True)
+class Fate:
+    """What the sender's kernel is set to, as far as restored flows depend on it.
+
+    `digest` is over all items, `wanted` are the nodes that shall tell theirs. With
+    `parts` > 0 this HELLO has one part of the items; see `fate.py`.
+    """
+
+    digest: int
+    wanted: tuple[str, ...] = ()
+    part: int = 0
+    parts: int = 0
+    items: tuple[Item, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """The sender serves that node: it waits for its acknowledgements.
 
@@ -105,6 +125,7 @@ class Hello:
     keys: tuple[bytes, ...] = ()
     way: Way | None = None
     hears: tuple[tuple[str, tuple[int, ...]], ...] | None = None
+    fate: Fate | None = None
 
 
 def hello_fields(hello: Hello) -> dict[str, object]:
@@ -148,6 +169,12 @@ def hello_fields(hello: Hello) -> dict[str, object]:
         fields["way"] = (way.via, way.room, way.interval_ms, int(way.beacon))
     if hello.hears is not None:
         fields["hears"] = hello.hears
+    if hello.fate is not None:
+        fate = hello.fate
+        fields["fate"] = [fate.digest, fate.wanted]
+        if fate.parts:
+            flat = [part for item in fate.items for part in item]
+            fields["fate"] = [fate.digest, fate.wanted, fate.part, fate.parts, flat]
     return fields
 
 
@@ -185,6 +212,7 @@ def read_hello(fields: dict[object, object]) -> Hello:
         keys=_key_ids(fields.get("keys", [])),
         way=_way(fields.get("way")),
         hears=_hears(fields.get("hears")),
+        fate=_fate(fields.get("fate")),
     )
 
 
@@ -207,6 +235,38 @@ def _hears(value: object) -> tuple[tuple[str, tuple[int, ...]], ...] | None:
         places = entry[1] if type(entry[1]) is list else [None]
         heard.append((entry[0], tuple(_counters(places, len(places), "links"))))
     return tuple(heard)
+
+
+def _fate(value: object) -> Fate | None:
+    if value is None:
+        return None
+    broken = FrameError("malformed", "a HELLO with broken settings")
+    if type(value) is not list or len(value) < 2 or not is_counter(value[0]):
+        raise broken
+    digest, wanted = value[:2]
+    if not digest or type(wanted) is not list or not all(map(_is_word, wanted)):
+        raise broken
+    if len(value) < 5:
+        return Fate(digest, tuple(wanted))
+    part, parts = _counters(value[2:4], 2, "settings")
+    flat = value[4]
+    if not part < parts <= FATE_ITEMS_LIMIT or type(flat) is not list:
+        raise broken
+    names, values = flat[::2], flat[1::2]
+    if len(names) != len(values) or len(names) > FATE_ITEMS_LIMIT:
+        raise broken
+    if not all(map(_is_word, names)) or not all(map(_is_value, values)):
+        raise broken
+    items = tuple(zip(names, values, strict=True))
+    return Fate(digest, tuple(wanted), part, parts, items)
+
+
+def _is_word(value: object) -> bool:
+    return type(value) is str and len(value) <= FATE_TEXT_LIMIT and value.isprintable()
+
+
+def _is_value(value: object) -> bool:
+    return type(value) is int or _is_word(value)
 
 
 def _text(fields: dict[object, object], name: str, default: str) -> str:

@@ -17,6 +17,7 @@ from enum import Enum
 from syncd.flows.digest import BUCKETS, Digest
 from syncd.flows.table import Table
 from syncd.replication.audit import Audit
+from syncd.replication.fate import Told
 from syncd.replication.inbox import SATISFIED, Inbox
 from syncd.replication.location import Inquiry
 
@@ -128,6 +129,7 @@ class Peer:
     pulled_at: float = -1e9  # when a difference last made us ask for everything
     pull_wait_s: float = 5.0  # until it may do so again
     audit: Audit = field(default_factory=Audit)  # of our copy
+    fate: Told = field(default_factory=Told)  # what its kernel is set to
     differing: int = 0  # records that the running resync found different
     repaired: int = 0  # records that were put right after the first resync
 

@@ -6,12 +6,14 @@ said is the present state of `Agreement`, which hears and decides.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 from syncd.flows.own import Own
 from syncd.replication.comparison import DIFFERENT, Comparison
+from syncd.replication.fate import FateExchange
 from syncd.replication.frame import Coder, envelope_bytes
-from syncd.replication.hello import Ack, Hello, Service
+from syncd.replication.hello import Ack, Fate, Hello, Item, Service
 from syncd.replication.inbox import SATISFIED
 from syncd.replication.membership import Membership
 from syncd.replication.narrow import Narrow
@@ -51,6 +53,7 @@ class Speaker:
         self.outbox.tracked = self.comparison.repairs = settings.mode == RELIABLE
         self.narrow = Narrow(self.paths, self.say)
         self.refresh = Refresh(settings, now)
+        self.fate = FateExchange(self.say)
         self.role_given = False  # by a command, in this life
         self.key_ids: tuple[bytes, ...] = ()  # that frames are opened with here
         self.told_at = -math.inf  # when the latest HELLO left
@@ -166,13 +169,38 @@ class Speaker:
             keys=self.key_ids,
             hears=self.paths.hears(),
             acks=self._twin_answer(),
+            fate=self.fate.told(
+                {name: peer.fate for name, peer in self.peers.items() if peer.live}, now
+            ),
         )
         for peer in self.peers.values():
             for epoch, (_, heard_at) in list(peer.candidates.items()):
                 if now - heard_at >= self.settings.silence_s:
                     del peer.candidates[epoch]
         known = [p for p in self.peers.values() if p.inbox.epoch or p.candidates]
-        return self._hellos_about(hello, known, room)
+        return self._hellos_about(hello, known, room) + self._fate_parts(
+            replace(hello, acks=(), hears=(), reply=False), room, now
+        )
+
+    def use_fate(self, items: Iterable[Item], now: float) -> None:
+        """What this node's kernel is set to; see `fate.py`."""
+        told = {name: peer.fate for name, peer in self.peers.items()}
+        if self.fate.use(items, told):
+            self.hello_at = now
+
+    def _fate_parts(
+        self, hello: Hello, room: int, now: float
+    ) -> list[tuple[int, Hello]]:
+        """This node's settings, if somebody asked: HELLOs about nobody."""
+
+        def fits(fate: Fate) -> bool:
+            return self._longest(replace(hello, fate=fate)) <= room
+
+        parts = []
+        for fate in self.fate.parts(fits, now):
+            self.outbox.number += 1
+            parts.append((self.outbox.number, replace(hello, fate=fate)))
+        return parts
 
     def _twin_answer(self) -> tuple[Ack, ...]:
         """For another node of our name, so that it can tell us from an old frame."""
@@ -238,9 +266,13 @@ class Speaker:
 
 
 def _about(hello: Hello, peers: list[Peer]) -> Hello:
-    """Of the links that we hear by, only those of these peers."""
+    """Of the links that we hear by, and of whom we ask, only those of these peers."""
     names = {peer.name for peer in peers}
-    return replace(hello, hears=tuple(h for h in hello.hears or () if h[0] in names))
+    fate = hello.fate
+    if fate is not None:
+        fate = replace(fate, wanted=tuple(n for n in fate.wanted if n in names))
+    hears = tuple(h for h in hello.hears or () if h[0] in names)
+    return replace(hello, hears=hears, fate=fate)
 
 
 def _ack(peer: Peer) -> Ack:

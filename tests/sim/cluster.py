@@ -16,6 +16,7 @@ from syncd.replication.settings import BEST_EFFORT, REFRESH
 from tests.sim.attacker import Attacker
 from tests.sim.clock import Clock
 from tests.sim.decode import expectation_facts, flow_facts
+from tests.sim.fates import await_fates, draw_fates
 from tests.sim.faults import Fault
 from tests.sim.network import ModelNetwork, Weather
 from tests.sim.node import SimulatedNode
@@ -78,6 +79,7 @@ class Cluster:
             self.workloads[name] = Workload(
                 node.kernel, self.clock, rng, plan.pace(index)
             )
+        self.fates = draw_fates(plan.seed, self.nodes.values(), self.clock, plan.load_s)
 
     def run(self) -> Report:
         """The whole plan; raises `Violation` with the story of the run."""
@@ -126,6 +128,8 @@ class Cluster:
         if attacker is not None:
             attacker.stop()
         self.rest()
+        if self.fates:
+            await_fates(self.nodes.values(), self.clock)
         for node in self.nodes.values():
             self.watch.thorough(node)
             self.watch.peers(node)

@@ -14,6 +14,7 @@ from syncd.config_filter import FilterConfig
 from syncd.flows.batch import TimedRecord
 from syncd.flows.filter import RecordFilter
 from syncd.replication.engine import ReplicationEngine
+from syncd.replication.fate import Items
 from syncd.replication.seal import Security
 from syncd.replication.settings import Settings
 
@@ -68,6 +69,7 @@ class SimulatedNode:
         self.security = security or Security()
         self.old = False  # does it run the engine of protocol 1.0?
         self.rekeyed = False  # do keys or modes differ in the cluster, or did they?
+        self.fate: Items | None = None  # what its kernel is set to
         self._down: set[int] = set()  # wires without a carrier
         sizes = (settings.frame_bytes, 1400, 600)
         self._frame_bytes = sizes[: network.wires]
@@ -123,10 +125,17 @@ class SimulatedNode:
             self.engine = ReplicationEngine(
                 self.name, epoch, self.settings, everything, now, self.security
             )
+        self.set_fate(self.fate)
         self._tell_links()
         self._watch.started(self.name, self.engine)
         self._note(f"starts, epoch {epoch:x}")
         self._pump()
+
+    def set_fate(self, fate: Items | None) -> None:
+        """From now on, and in later lives; it leaves with what leaves next."""
+        self.fate = fate
+        if fate is not None and self.engine is not None and not self.old:
+            self.engine.use_fate(fate, self.local.now)
 
     def stop(self) -> None:
         """SIGKILL: the kernel keeps its table, the daemon forgets everything."""

@@ -112,3 +112,12 @@ def test_of_a_copy_that_is_not_verified_it_is_said_how_much_is_proven() -> None:
 def test_another_node_of_this_name_is_said_in_the_first_line() -> None:
     line = page(STATUS | {"ready": False, "name_conflict": "10.0.0.2"})[0]
     assert line.startswith("fw1: backup, not ready, 10.0.0.2 has the same name (syncd")
+
+
+def test_what_is_set_otherwise_on_a_peer_is_named() -> None:
+    difference = {"what": "nf_conntrack_max", "here": 262144, "there": None}
+    settings = {"equal": False, "differences": [difference]}
+    peers = [{"node": "fw2", "settings": settings}, {"node": "fw3"}]
+    lines = page(STATUS | {"peers": peers})
+    assert "kernels fw2  nf_conntrack_max: 262144 here, absent there" in lines
+    assert not any(line.startswith("kernels") for line in page(STATUS))

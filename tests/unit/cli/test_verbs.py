@@ -3,6 +3,15 @@
 from syncd.cli.verbs import report
 
 
+SETTINGS = {
+    "equal": False,
+    "differences": [
+        {"what": "nf_conntrack_max", "here": 262144, "there": 65536},
+        {"what": "helper ftp", "here": None, "there": "present"},
+    ],
+}
+
+
 def test_a_commit_tells_its_counts() -> None:
     answer = {
         "ok": True,
@@ -68,6 +77,7 @@ def test_every_peer_is_compared_on_its_own_line() -> None:
             {"node": "fw3", "equal": False, "different": 3, "repaired": 3},
             {"node": "fw4", "equal": False, "error": "no answer"},
             {"node": "fw5", "equal": False, "different": 2, "verified": True},
+            {"node": "fw6", "equal": True, "settings": SETTINGS},
         ],
     }
     assert report("verify", answer) == [
@@ -75,5 +85,8 @@ def test_every_peer_is_compared_on_its_own_line() -> None:
         "fw3: not equal: 3 different, 3 repaired",
         "fw4: not equal: no answer",
         "fw5: not equal: 2 different, equal now",
+        "fw6: equal",
+        "  nf_conntrack_max: 262144 here, 65536 there",
+        "  helper ftp: absent here, present there",
     ]
     assert report("verify", {"ok": True, "peers": []}) == ["no peers"]

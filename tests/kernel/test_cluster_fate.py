@@ -1,0 +1,84 @@
+"""Real daemons on kernels that are set differently: each difference is named."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kernel.cluster import Cluster, Node
+from tests.lab import Lab, sysctl
+
+pytestmark = pytest.mark.kernel
+
+ESTABLISHED = "nf_conntrack_tcp_timeout_established"
+LIBERAL = "nf_conntrack_tcp_be_liberal"
+
+
+@pytest.fixture
+def pair(lab: Lab, tmp_path: Path) -> Iterator[Cluster]:
+    made = Cluster(lab, tmp_path)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def put(node: Node, name: str, value: int) -> None:
+    sysctl(node.namespace, f"net.netfilter.{name}", value)
+
+
+# What JSON says.
+def settings(status: dict[str, Any]) -> dict[str, Any]:
+    [peer] = status["peers"]
+    found: dict[str, Any] = peer["settings"]
+    return found
+
+
+def test_status_and_verify_name_each_difference_until_there_is_none(
+    pair: Cluster,
+) -> None:
+    first, second = pair.nodes
+    put(second, ESTABLISHED, 3600)
+    pair.start()
+    different = [{"what": ESTABLISHED, "here": 432000, "there": 3600}]
+    status = first.wait(lambda s: settings(s)["equal"] is False, "they are compared")
+    assert settings(status)["differences"] == different
+    second.wait(
+        lambda s: (
+            settings(s)["differences"]
+            == [{"what": ESTABLISHED, "here": 3600, "there": 432000}]
+        ),
+        "the other one knows as well",
+    )
+    line = f"{ESTABLISHED}: 432000 here, 3600 there"
+    assert f"kernels fw2  {line}" in first.command("status").stdout
+    assert first.log.count(line) == 1
+
+    put(first, LIBERAL, 1)
+    verified = first.ask("verify")
+    assert verified["ok"] is True
+    [row] = verified["peers"]
+    assert row["settings"]["differences"] == [
+        {"what": LIBERAL, "here": 1, "there": 0},
+        *different,
+    ]
+    done = first.command("verify")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[:3] == [
+        "fw2: equal",
+        f"  {LIBERAL}: 1 here, 0 there",
+        f"  {line}",
+    ]
+    metrics = first.command("metrics").stdout
+    assert 'syncd_peer_settings_different{peer="fw2"} 2' in metrics
+
+    put(first, LIBERAL, 0)
+    put(second, ESTABLISHED, 432000)
+    first.send_signal(signal.SIGHUP)
+    second.send_signal(signal.SIGHUP)
+    for node in pair.nodes:
+        node.wait(lambda s: settings(s)["equal"] is True, "they are set alike")
+    assert "are set alike now" in first.log
+    assert first.command("verify").stdout.splitlines() == ["fw2: equal"]
