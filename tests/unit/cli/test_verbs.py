@@ -2,7 +2,6 @@
 
 from syncd.cli.verbs import report
 
-
 SETTINGS = {
     "equal": False,
     "differences": [
