@@ -21,6 +21,7 @@ from syncd.flows.commit import CommitPlan, Result
 from syncd.flows.committed import SETTLED_S, Committed, Records
 from syncd.flows.masks import Masks
 from syncd.flows.selection import Wanted, select
+from syncd.flows.timers import Timers
 from syncd.kernel import host
 from syncd.kernel.requests import RequestSocket, carry_out
 from syncd.replication.engine import ReplicationEngine
@@ -110,7 +111,8 @@ class Takeover:
         own.flows.disturbed = set()
         self._check_space(wanted, held)
         plan = CommitPlan(
-            chain(wanted, expectations), held, timeout_s, Masks.of(config)
+            *(chain(wanted, expectations), held, timeout_s, Masks.of(config)),
+            Timers.read(host.read_setting),
         )
         try:
             await carry_out(plan, self._requests)

@@ -23,6 +23,7 @@ from syncd.flows.commit import TABLE_FULL, CommitPlan, Result
 from syncd.flows.masks import Masks
 from syncd.flows.planting import deletes, lookups
 from syncd.flows.record import EXPECTATION
+from syncd.flows.timers import Timers
 from syncd.kernel import host
 from syncd.replication.engine import ReplicationEngine
 from syncd.replication.peer import Peer
@@ -200,7 +201,8 @@ class Warm:
         records = [record for record in records if record[0] not in own.flows.held]
         config = self._config()
         held = own.flows.bodies
-        plan = CommitPlan(records, held, config.timeout, Masks.of(config))
+        timers = Timers.read(host.read_setting)
+        plan = CommitPlan(records, held, config.timeout, Masks.of(config), timers)
         if records:
             while (batch := plan.next_batch()) is not None:
                 plan.report(batch, *(await self.errands.run(batch.messages)))
@@ -212,7 +214,8 @@ class Warm:
         await asyncio.sleep(_ANSWER_S)
         own, standby = self._engine.own, self.standby
         config = self._config()
-        restorer = Restorer(config.timeout, Masks.of(config).attributes)
+        timers = Timers.read(host.read_setting)
+        restorer = Restorer(config.timeout, Masks.of(config).attributes, timers)
         left = iter(tuple(taken.items()))
         while part := list(islice(left, _ADOPT_AT_ONCE)):
             now = time.monotonic()

@@ -6,7 +6,7 @@ ctypedef const unsigned char *octets
 cdef int _TIMEOUT
 
 cdef class Restorer:
-    cdef object _fixed_timeout_s
+    cdef object _fixed_timeout_s, _timers, _established_s, _long_s, _half_s
     cdef bytes _masks
     cdef dict _plain, _translated, _protoinfos, _doubted, _lenient, _scaled, _timeouts, _shapes
 

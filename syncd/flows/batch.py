@@ -15,8 +15,8 @@ from struct import Struct, iter_unpack
 
 from syncd.errors import RecordError
 from syncd.flows import nla
+from syncd.flows.likeness import OFFLOADED
 from syncd.flows.protoinfo import (
-    ESTABLISHED_TIMEOUT_S,
     doubted_s,
     is_lenient,
     protoinfo_to_send,
@@ -50,6 +50,7 @@ from syncd.flows.restore import (
     same_content,
     same_tuples,
 )
+from syncd.flows.timers import DEFAULTS, Timers
 
 TimedRecord = tuple[bytes, bytes, float]  # Key, body, seconds since it was told.
 
@@ -61,8 +62,6 @@ _STATUS_HEAD, _TIMEOUT_HEAD = b"\x08\0\x03\0", b"\x08\0\x07\0"
 _PROTOINFO_HEAD, _MARK_HEAD = b"\x30\0\x04\x80", b"\x08\0\x08\0"
 _TCP_TYPE = b"\x01\x80"  # CTA_PROTOINFO_TCP, at 6 in a PROTOINFO.
 _UNKNOWN = (b"", 0)
-# A timeout of LONG_S or more is beyond doubt, and half of it is left after HALF_S.
-_LONG_S, _HALF_S = ESTABLISHED_TIMEOUT_S, ESTABLISHED_TIMEOUT_S // 2
 _MINUTES_S = 2 * REFRESH_FLOOR_S  # Half of it is the floor.
 
 
@@ -76,21 +75,35 @@ class Restorer:
 
     __slots__ = (
         "_doubted",
+        "_established_s",
         "_fixed_timeout_s",
+        "_half_s",
         "_lenient",
+        "_long_s",
         "_masks",
         "_plain",
         "_protoinfos",
         "_scaled",
         "_shapes",
         "_timeouts",
+        "_timers",
         "_translated",
     )
 
-    def __init__(self, fixed_timeout_s: int | None = None, masks: bytes = b"") -> None:
+    def __init__(
+        self,
+        fixed_timeout_s: int | None = None,
+        masks: bytes = b"",
+        timers: Timers = DEFAULTS,
+    ) -> None:
         if fixed_timeout_s is not None:
             fixed_timeout_s = min(fixed_timeout_s, 0xFFFF_FFFF)
         self._fixed_timeout_s = fixed_timeout_s
+        self._timers = timers
+        self._established_s = timers.established_s
+        # As long or longer is beyond doubt, and half of it is left after the half.
+        self._long_s = max(timers.established_s, timers.in_flight_s + 1)
+        self._half_s = self._long_s // 2
         self._masks = masks  # Goes with each update, see `restore.update`.
         # Raw attribute -> what to send; STATUS with the header of the TIMEOUT after it.
         self._plain: dict[bytes, bytes] = {}
@@ -111,7 +124,7 @@ class Restorer:
         if self._fixed_timeout_s is None or (
             not is_expectation(key) and has_fixed_timer(body)
         ):
-            return estimate_s(key, body, elapsed_s)
+            return estimate_s(key, body, elapsed_s, self._timers)
         return self._fixed_timeout_s
 
     def creates(self, records: Sequence[TimedRecord], sequence: int) -> list[bytes]:
@@ -122,6 +135,7 @@ class Restorer:
         fixed_s, heads, be32, join = self._fixed_timeout_s, _HEADS.get, _BE32, b"".join
         messages: list[bytes] = []
         append = messages.append
+        long_s, half_s = self._long_s, self._half_s
         numbers = _serials(sequence, len(records))
         for (key, body, elapsed_s), (serial,) in zip(records, numbers, strict=True):
             data, size, at = body, len(body), body[0] if body else 0
@@ -154,7 +168,7 @@ class Restorer:
                 continue
             if fixed_s is not None:
                 left = fixed_s
-            elif left >= _LONG_S and elapsed_s <= _HALF_S:
+            elif left >= long_s and elapsed_s <= half_s:
                 left -= int(elapsed_s)
             elif protoinfo and (short := doubted(body[end : end + 48])):
                 if (
@@ -164,7 +178,7 @@ class Restorer:
                 ):
                     left -= int(elapsed_s)
                 else:
-                    left = remaining_s(left, elapsed_s, short)
+                    left = remaining_s(left, elapsed_s, short, self._established_s)
             elif left - elapsed_s >= REFRESH_FLOOR_S:
                 left -= int(elapsed_s)
             else:
@@ -180,7 +194,7 @@ class Restorer:
 
         See `restore.refresh` for what else they do.
         """
-        lenient = self._lenient.get
+        lenient, long_s, half_s = self._lenient.get, self._long_s, self._half_s
         shapes, timeouts = self._shapes.get, self._timeouts.get
         protoinfos, fixed_s = self._protoinfos.get, self._fixed_timeout_s
         doubted = self._doubted.get
@@ -219,12 +233,13 @@ class Restorer:
                 continue
             if fixed_s is not None:
                 left = fixed_s
-            elif (left >= _LONG_S and elapsed_s <= _HALF_S) or (
+            elif (left >= long_s and elapsed_s <= half_s) or (
                 not tcp and left - elapsed_s >= REFRESH_FLOOR_S
             ):
                 left -= int(elapsed_s)
             else:
-                left = remaining_s(left, elapsed_s, doubted(rest[:48], 0))
+                short = doubted(rest[:48], 0)
+                left = remaining_s(left, elapsed_s, short, self._established_s)
             if more:
                 head = _HEAD.pack(24 + len(key) + len(more), CT_NEW, REQUEST)
             append(join((head, serial, key, _TIMEOUT_HEAD, be32(left), more)))
@@ -272,7 +287,8 @@ class Restorer:
                 continue
             left = self._fixed_timeout_s
             if left is None:
-                left = remaining_s(stored, elapsed_s, self._doubted.get(rest, 0))
+                short = self._doubted.get(rest, 0)
+                left = remaining_s(stored, elapsed_s, short, self._established_s)
             status = new & KEPT_BITS | old & (KEPT_BITS | EXPECTED) | CONFIRMED
             length = 32 + len(key) + len(protoinfo) + len(mark) + len(masks)
             parts = (_STATUS_HEAD, _BE32(status), _TIMEOUT_HEAD, _BE32(left), protoinfo)
@@ -332,21 +348,21 @@ class Restorer:
         if raw[:4] != _STATUS_HEAD or timeout != _TIMEOUT_HEAD:
             return
         status = int.from_bytes(raw[4:], "big")
-        if not status & FIXED_TIMEOUT:  # Its timer is not estimated.
+        if not status & (FIXED_TIMEOUT | OFFLOADED):  # Whose timers are their own.
             sent = be32(CTA_STATUS, status & KEPT_BITS | CONFIRMED) + _TIMEOUT_HEAD
             if status & NAT_BITS:
                 self._translated[raw] = sent, status & NAT_BITS
             else:
                 self._plain[raw] = sent
         # Those with a helper take the way through `restore`, which names it.
-        if not status & (FIXED_TIMEOUT | HELPER):
+        if not status & (FIXED_TIMEOUT | HELPER | OFFLOADED):
             self._shapes[raw] = status & (KEPT_BITS | NAT_BITS | EXPECTED)
         if protoinfo[:4] == _PROTOINFO_HEAD:
             self._protoinfos[protoinfo] = sent = protoinfo_to_send(protoinfo)
             if uses_scales(sent):
                 self._scaled[protoinfo] = sent
             self._lenient[protoinfo] = b"" if is_lenient(protoinfo) else sent
-            if established := doubted_s(protoinfo):
+            if established := doubted_s(protoinfo, self._timers):
                 self._doubted[protoinfo] = established
 
 

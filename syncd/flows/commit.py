@@ -36,6 +36,7 @@ from syncd.flows.steps import (
     STEPS,
     Verb,
 )
+from syncd.flows.timers import DEFAULTS, Timers
 
 BATCH_MESSAGES = 512
 EXAMPLES = 10
@@ -113,11 +114,12 @@ class CommitPlan:
         held: Mapping[bytes, bytes],
         timeout_s: int | None = None,
         masks: Masks = WHOLE,
+        timers: Timers = DEFAULTS,
     ) -> None:
         self.result = Result()
         self._held = held
         self._masks = masks
-        self._restorer = Restorer(timeout_s, masks.attributes)
+        self._restorer = Restorer(timeout_s, masks.attributes, timers)
         self._reader = RecordReader()
         self._source = iter(records) if masks.whole else masks.restored(records)
         self._first_pass = True

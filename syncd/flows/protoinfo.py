@@ -1,7 +1,8 @@
 """What a TCP connection's CTA_PROTOINFO tells, and what of it another kernel takes.
 
-In: the attribute as a kernel wrote it. Out: the attribute to send, and how far the
-timer beside it is to be believed. The rule: what is not about TCP is passed on.
+In: the attribute as a kernel wrote it, this system's timers. Out: the attribute to
+send, and how far the timer beside it is to be believed. The rule: what is not about TCP
+is passed on.
 """
 
 from syncd.flows import nla
@@ -14,10 +15,7 @@ from syncd.flows.record import (
     CTA_PROTOINFO_TCP_WSCALE_ORIGINAL,
     CTA_PROTOINFO_TCP_WSCALE_REPLY,
 )
-
-# net/netfilter/nf_conntrack_proto_tcp.c: tcp_timeouts[TCP_CONNTRACK_ESTABLISHED], and
-# those of UNACK and RETRANS, which are the same.
-ESTABLISHED_TIMEOUT_S, IN_FLIGHT_TIMEOUT_S = 432_000, 300
+from syncd.flows.timers import DEFAULTS, Timers
 
 _TCP_SCALES = (CTA_PROTOINFO_TCP_WSCALE_ORIGINAL, CTA_PROTOINFO_TCP_WSCALE_REPLY)
 _TCP_FLAGS = (CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, CTA_PROTOINFO_TCP_FLAGS_REPLY)
@@ -28,7 +26,7 @@ _TCP_WINDOW_SCALE, _TCP_DATA_UNACKNOWLEDGED = 0x01, 0x10
 _TCP_SYN_SENT, _TCP_ESTABLISHED = 1, 3
 
 
-def doubted_s(protoinfo: bytes) -> int:
+def doubted_s(protoinfo: bytes, timers: Timers = DEFAULTS) -> int:
     """Up to which stored timeout this PROTOINFO is not to be believed; 0: believe all.
 
     While data is in flight, is sent again or meets a window of 0, the kernel gives an
@@ -44,7 +42,21 @@ def doubted_s(protoinfo: bytes) -> int:
         return 0
     flags = _octet(tcp, _TCP_FLAGS[0]) | _octet(tcp, _TCP_FLAGS[1])
     in_flight = flags & _TCP_DATA_UNACKNOWLEDGED
-    return ESTABLISHED_TIMEOUT_S if in_flight else IN_FLIGHT_TIMEOUT_S
+    if in_flight:
+        return max(timers.established_s, timers.in_flight_s)
+    return timers.in_flight_s
+
+
+# Of a connection that a flow table carried before anybody told of it: the kernel puts
+# no other into one (net/netfilter/nft_flow_offload.c). Its window scale is not known.
+ESTABLISHED = nla.nested(
+    CTA_PROTOINFO,
+    nla.nested(
+        CTA_PROTOINFO_TCP,
+        nla.tlv(CTA_PROTOINFO_TCP_STATE, bytes((_TCP_ESTABLISHED,))),
+        *(nla.tlv(kind, bytes(2)) for kind in _TCP_FLAGS),
+    ),
+)
 
 
 def protoinfo_to_send(raw: bytes) -> bytes:

@@ -23,8 +23,9 @@ from struct import Struct
 
 from syncd.errors import RecordError
 from syncd.flows import nla
+from syncd.flows.likeness import OFFLOADED
 from syncd.flows.protoinfo import (
-    ESTABLISHED_TIMEOUT_S,
+    ESTABLISHED,
     doubted_s,
     is_lenient,
     keeps_scales,
@@ -72,6 +73,7 @@ from syncd.flows.record import (
     EXPECTATION,
     ZEROS,
 )
+from syncd.flows.timers import DEFAULTS, Timers
 
 # include/uapi/linux/netfilter/nf_conntrack_common.h
 EXPECTED, CONFIRMED, SRC_NAT, DST_NAT = 0x1, 0x8, 0x10, 0x20
@@ -88,7 +90,7 @@ REFRESH_FLOOR_S = 60
 LARGEST_RECORD = 4096
 
 _HEADER, _BE32 = Struct("<IHHII"), Struct(">I")
-_IPPROTO_GRE, _AF_INET = 47, 2
+_IPPROTO_TCP, _IPPROTO_GRE, _AF_INET = 6, 47, 2
 _SENT_TO_CREATE = (
     CTA_PROTOINFO,
     CTA_HELP,
@@ -130,7 +132,12 @@ def is_expectation(key: bytes) -> bool:
     return key[6:7] == bytes((EXPECTATION,))
 
 
-def remaining_s(stored_s: int | None, elapsed_s: float, doubted_s: int = 0) -> int:
+def remaining_s(
+    stored_s: int | None,
+    elapsed_s: float,
+    doubted_s: int = 0,
+    established_s: int = DEFAULTS.established_s,
+) -> int:
     """The timeout to give to a record that was told `elapsed_s` ago.
 
     Packets that only refresh a timer raise no event, so a busy flow's stored timeout
@@ -138,28 +145,38 @@ def remaining_s(stored_s: int | None, elapsed_s: float, doubted_s: int = 0) -> i
     at least a minute, or its whole timeout if that is shorter, and at least 1 second.
 
     `doubted_s` is that of its PROTOINFO. If there is one, the flow is an established
-    TCP connection: a stored timeout up to it counts as that of a silent connection,
-    and one of which less than half is left, or less than a minute, was refreshed.
+    TCP connection: a stored timeout up to it counts as that of a silent connection
+    (`established_s`), and one of which less than half is left, or less than a minute,
+    was refreshed.
     """
     if stored_s is None:
         return OFFLOADED_TIMEOUT_S
     if not doubted_s:
         return max(stored_s - int(elapsed_s), min(stored_s, REFRESH_FLOOR_S), 1)
     if stored_s <= doubted_s:
-        stored_s = ESTABLISHED_TIMEOUT_S
+        stored_s = established_s
     left_s = stored_s - int(elapsed_s)
     return left_s if left_s >= max(stored_s / 2, REFRESH_FLOOR_S) else stored_s
 
 
-def estimate_s(key: bytes, body: bytes, elapsed_s: float) -> int:
-    """`remaining_s` of a record, whatever its kind and layout."""
+def estimate_s(
+    key: bytes, body: bytes, elapsed_s: float, timers: Timers = DEFAULTS
+) -> int:
+    """`remaining_s` of a record, whatever its kind and layout.
+
+    What a flow table carries has a timer of that table, or shows none: it gets that
+    which the kernel sets when it leaves the table.
+    """
     stored_s = stored_timeout_s(key, body)
     if is_expectation(key):
         return remaining_s(stored_s, elapsed_s)
+    if stored_s is None or status_word(nla.attributes(body)) & OFFLOADED:
+        return timers.offloaded_s(_number(key))
     if stored_s is not None and has_fixed_timer(body):
         return max(stored_s - int(elapsed_s), 1)
     protoinfo = nla.attributes(body).get(CTA_PROTOINFO, b"")
-    return remaining_s(stored_s, elapsed_s, doubted_s(protoinfo) if protoinfo else 0)
+    short_s = doubted_s(protoinfo, timers) if protoinfo else 0
+    return remaining_s(stored_s, elapsed_s, short_s, timers.established_s)
 
 
 def has_fixed_timer(body: bytes) -> bool:
@@ -193,6 +210,8 @@ def create(
         timeout_s, bits = GRE_TIMEOUT_S, CONFIRMED | FIXED_TIMEOUT
     elif has_fixed_timer(body):
         bits |= FIXED_TIMEOUT
+    if status & OFFLOADED and _number(key) == _IPPROTO_TCP:
+        attributes.setdefault(CTA_PROTOINFO, ESTABLISHED)
     reply, ranges = untranslate(key, attributes[CTA_TUPLE_REPLY], status)
     parts = [key, reply, be32(CTA_STATUS, status & KEPT_BITS | bits)]
     parts.append(be32(CTA_TIMEOUT, timeout_s))

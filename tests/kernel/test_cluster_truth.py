@@ -28,6 +28,8 @@ RELIABLE = NO_AUDIT + "reliable_events = true\n"
 WITHIN_AN_AUDIT_S = 4.0  # the interval, the audit itself, a slow machine
 FLOWS = int(os.environ.get("SYNCD_TEST_TRUTH_FLOWS", "20000"))
 CHANGED = 400
+_TCP_TIMEOUT = "net.netfilter.nf_conntrack_tcp_timeout"
+_OPEN_KINDS = ("tcp4-3", "tcp6-3", "tcp4-11")  # established; with data in flight
 _EVENTS = "net.netfilter.nf_conntrack_events"
 
 
@@ -190,3 +192,22 @@ def test_reliable_events_bring_every_end_through_a_small_buffer(
                 f"{kernel['lost_events']} times none fitted, {kernel['resyncs']} "
                 f"resyncs, equal after {after_s:.2f} s"
             )
+
+
+def test_a_restored_timer_is_none_that_this_kernel_would_not_give(
+    lab: Lab, tmp_path: Path
+) -> None:
+    with _with_roads(lab, tmp_path, AUDIT) as (made, roads):
+        first, second = made.nodes
+        mixture.prepare(lab, second.namespace, lab.namespace("far2"), mixture.RULES)
+        for node in made.nodes:
+            sysctl(node.namespace, f"{_TCP_TIMEOUT}_established", 600)
+            sysctl(node.namespace, f"{_TCP_TIMEOUT}_unacknowledged", 400)
+        made.start()
+        played = [t for t in mixture.talks(600) if t.kind.name in _OPEN_KINDS]
+        mixture.play(roads, first.namespace, played)
+        cluster.wait_until_equal(first, second, WITHIN_AN_AUDIT_S)
+        assert second.command("promote").returncode == 0
+        timers = [row["timeout"] for row in second.kernel().values()]
+        assert len(timers) == len(played)
+        assert all(isinstance(s, int) and 300 < s <= 600 for s in timers), timers

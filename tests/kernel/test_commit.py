@@ -14,12 +14,14 @@ from syncd.flows.record import (
     CTA_LABELS,
     CTA_MARK,
     CTA_PROTOINFO,
+    CTA_PROTOINFO_TCP_STATE,
     CTA_STATUS,
     CTA_SYNPROXY,
     CTA_TIMEOUT,
     CTA_TUPLE_MASTER,
     CTA_TUPLE_REPLY,
 )
+from syncd.flows.timers import Timers
 from syncd.kernel.requests import RequestSocket, carry_out
 
 from tests.lab import Lab, inside, sysctl
@@ -354,3 +356,20 @@ def test_a_full_table_is_one_error_and_a_count(requests: RequestSocket) -> None:
     assert result.created <= limit
     assert result.failed == {TABLE_FULL: limit + 1000 - result.created}
     assert "nf_conntrack_max" in result.error
+
+
+def test_a_flow_that_a_flow_table_carried_is_an_established_connection_here(
+    requests: RequestSocket,
+) -> None:
+    vector = _vector("tcp4_masquerade")
+    at = vector.body[0] | vector.body[1] << 8
+    status = restore.status_word(nla.attributes(vector.body)) | 0x4006
+    offloaded = vector.body[:at] + restore.be32(CTA_STATUS, status)
+    plan = CommitPlan([(vector.key, offloaded, 5.0)], {}, timers=Timers(700))
+    asyncio.run(carry_out(plan, requests))
+    assert plan.result.created == 1, plan.result
+    parts = nla.attributes(_dump(requests)[vector.key])
+    assert 690 <= int.from_bytes(parts[CTA_TIMEOUT][4:], "big") <= 700
+    assert not restore.status_word(parts) & 0xC000
+    tcp = nla.attributes(parts[CTA_PROTOINFO], 8)
+    assert tcp[CTA_PROTOINFO_TCP_STATE][4] == 3

@@ -3,7 +3,15 @@
 import pytest
 from syncd.flows import nla, protoinfo, restore
 from syncd.flows.batch import Restorer
-from syncd.flows.record import CTA_MARK, CTA_PROTOINFO, CTA_STATUS, CTA_TIMEOUT
+from syncd.flows.record import (
+    CTA_MARK,
+    CTA_PROTOINFO,
+    CTA_PROTOINFO_TCP_FLAGS_ORIGINAL,
+    CTA_PROTOINFO_TCP_STATE,
+    CTA_STATUS,
+    CTA_TIMEOUT,
+)
+from syncd.flows.timers import Timers
 
 from tests.unit.flows.test_restore import VECTORS, Vector, tcp_protoinfo
 
@@ -184,3 +192,49 @@ def test_an_update_that_must_move_a_tuple_is_not_plain() -> None:
         record = (vector.key, vector.body, 0.0)
         assert restorer.refreshes([record], [held], 1) == [b""]
         assert restorer.updates([record], [held], 1) == [b""]
+
+
+@pytest.mark.parametrize(
+    "timers", [Timers(600), Timers(200), Timers(3600, 1200, 60), Timers(stream_s=30)]
+)
+def test_other_timers_are_the_same_in_both_ways(timers: Timers) -> None:
+    for vector in FLOWS:
+        at = vector.body[0] | vector.body[1] << 8
+        if vector.body[at + 8 : at + 12] != b"\x08\0\x07\0":
+            continue
+        for seconds in (7, 150, 250, 300, 599, 3600, 432_000):
+            timer = seconds.to_bytes(4)
+            body = vector.body[: at + 12] + timer + vector.body[at + 16 :]
+            for elapsed_s in (0.5, 100.0, 250.0, 5000.0):
+                record = (vector.key, body, elapsed_s)
+                restorer = Restorer(timers=timers)
+                first, second = restorer.creates([record, record], 1)
+                timeout_s = restore.estimate_s(*record, timers)
+                assert first == restore.create(vector.key, body, timeout_s, 1)
+                assert second == restore.create(vector.key, body, timeout_s, 2)
+
+
+@pytest.mark.parametrize(("scenario", "seconds"), [("tcp", 600), ("udp", 77)])
+def test_a_flow_in_a_flow_table_gets_the_timer_that_follows(
+    scenario: str, seconds: int
+) -> None:
+    timers = Timers(established_s=600, stream_s=77)
+    vector = next(v for v in FLOWS if scenario in v.name)
+    body = _with_status(vector, 0xC00E)
+    message, again = Restorer(timers=timers).creates([(vector.key, body, 5.0)] * 2, 1)
+    assert message[16:] == again[16:]
+    parts = nla.attributes(message, 20)
+    assert parts[CTA_TIMEOUT][4:] == seconds.to_bytes(4, "big")
+    assert not int.from_bytes(parts[CTA_STATUS][4:], "big") & 0xC000
+
+
+def test_one_that_nobody_told_of_before_is_established() -> None:
+    vector = next(v for v in FLOWS if "tcp" in v.name)
+    at = vector.body[0] | vector.body[1] << 8
+    body = _with_status(vector, 0x400E)[: at + 8]
+    message = Restorer().creates([(vector.key, body, 5.0)], 1)[0]
+    parts = nla.attributes(message, 20)
+    assert parts[CTA_TIMEOUT][4:] == (432_000).to_bytes(4, "big")
+    tcp = nla.attributes(parts[CTA_PROTOINFO], 8)
+    assert tcp[CTA_PROTOINFO_TCP_STATE][4] == 3
+    assert tcp[CTA_PROTOINFO_TCP_FLAGS_ORIGINAL][4:6] == b"\x08\x0f"

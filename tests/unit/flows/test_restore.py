@@ -26,6 +26,7 @@ from syncd.flows.record import (
     ZEROS,
     with_zone,
 )
+from syncd.flows.timers import Timers
 
 _FILE = Path(__file__).parents[2] / "data" / "ctnetlink" / "inject_vectors.jsonl"
 _GRE = 47
@@ -311,6 +312,21 @@ def test_short_timers_are_doubted_of_established_connections_only() -> None:
         assert protoinfo.doubted_s(tcp_protoinfo(state, 0x33, 0x33)) == 0
     sctp = nla.nested(CTA_PROTOINFO, nla.nested(3, nla.tlv(1, b"\3")))
     assert protoinfo.doubted_s(sctp) == 0
+
+
+def test_what_is_granted_is_what_this_kernel_gives() -> None:
+    timers = Timers.read({"nf_conntrack_tcp_timeout_established": 600}.get)
+    assert timers == Timers(established_s=600)
+    silent, in_flight = tcp_protoinfo(3, 0x23, 0x23), tcp_protoinfo(3, 0x33, 0x23)
+    assert protoinfo.doubted_s(silent, timers) == 300
+    assert protoinfo.doubted_s(in_flight, timers) == 600
+    for elapsed_s, expected_s in ((10.0, 590), (400.0, 600)):
+        assert restore.remaining_s(300, elapsed_s, 300, 600) == expected_s
+    short = Timers(established_s=200, unacknowledged_s=100, retransmitted_s=150)
+    assert protoinfo.doubted_s(in_flight, short) == 200
+    assert protoinfo.doubted_s(silent, short) == 150
+    shortest = Timers(established_s=200)
+    assert restore.remaining_s(300, 10.0, protoinfo.doubted_s(silent, shortest), 200)
 
 
 def test_the_estimate_finds_the_state_of_a_flow_and_none_in_an_expectation() -> None:
