@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.lab import Lab, inside, run_in, stop, sysctl
+from tests.lab import Lab, inside, run, run_in, stop, sysctl
 
 pytestmark = pytest.mark.interop
 
@@ -76,7 +76,7 @@ type = "multicast"
 interface = "eth2"
 group = "225.0.0.50"
 [security]
-mode = "off"
+key_file = "{keys}"
 """
 
 # What keepalived calls: the project's script, with this test's paths.
@@ -136,9 +136,11 @@ class Firewall:
 
     def write(self, number: int, delay: float) -> None:
         """Write all files; `delay` holds every syncd-failover back."""
-        directory = self.directory
+        directory, keys = self.directory, self.directory.parent / "keys"
+        if not keys.exists():
+            run(str(SYNCD), "keygen", "--key-file", str(keys))
         (directory / "syncd.toml").write_text(
-            CONFIGURATION.format(name=self.name, directory=directory)
+            CONFIGURATION.format(name=self.name, directory=directory, keys=keys)
         )
         script = PROJECT / "scripts" / "syncd-failover"
         for name, text in (

@@ -354,11 +354,26 @@ def test_only_root_and_the_daemons_user_command_it(lab: Lab, tmp_path: Path) -> 
 
 
 USER = 64321
-ORDINARY = (
-    *("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"),
-    *("--inh-caps=-all,+net_admin", "--ambient-caps=-all,+net_admin"),
-    *("--bounding-set=-all,+net_admin", "--no-new-privs"),
-)
+
+
+def _as_shipped() -> tuple[str, ...]:
+    """What conf/syncd.service gives the daemon, as words in front of a command."""
+    unit = Path(__file__).parents[2] / "conf" / "syncd.service"
+    lines = [line.partition("=") for line in unit.read_text().splitlines()]
+    given = {name: value for name, _, value in lines}
+    assert given["NoNewPrivileges"] == "yes"
+    ambient, bounding = (
+        "".join(f",+{name.removeprefix('CAP_').lower()}" for name in given[key].split())
+        for key in ("AmbientCapabilities", "CapabilityBoundingSet")
+    )
+    return (
+        *("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"),
+        *(f"--inh-caps=-all{ambient}", f"--ambient-caps=-all{ambient}"),
+        *(f"--bounding-set=-all{bounding}", "--no-new-privs"),
+    )
+
+
+ORDINARY = _as_shipped()
 
 
 @pytest.mark.parametrize("events", [1, 0])
