@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.kernel import mixture, reader
+from tests.kernel import cluster, mixture, reader
 from tests.kernel.churn import Churn
 from tests.kernel.cluster import SYNCD, Cluster, Node
 from tests.kernel.truth import Findings, Status, Watch, ask, peer_rows
@@ -371,7 +371,7 @@ def staged(
     `guests` are among the others; `security` is `OPEN`, or else the cluster's key is
     made and `[security]` is as given, with its `key_file`.
     """
-    made = Cluster(lab, directory, NAMES)
+    made = Cluster(lab, directory, NAMES, cluster.OWN_TOO)
     _configure(made, directory, link, security, guests)
     roads = [
         mixture.Roads(lab, node.namespace, f"far-{node.name}")
