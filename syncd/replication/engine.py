@@ -389,8 +389,11 @@ class ReplicationEngine:
             or self.own.expectations.marks
             or (running is not None and not running.at_end)
         )
-        for name in self._pace.look(outbox, waiting=waiting, limit_s=limit_s, now=now):
-            self.agreement.suspend(self.peers[name], now)
+        peers = self.peers
+        for name in self._pace.look(
+            outbox, peers, waiting=waiting, limit_s=limit_s, now=now
+        ):
+            self.agreement.suspend(peers[name], now)
 
     def _look_ready(self, now: float) -> None:
         """Keep the time; say so once when waiting is over."""

@@ -3,11 +3,16 @@
 In: the outbox, whether something waits to be told, the time. Out: the peers that
 should fall out of the window. The rule of the room: a peer is to blame while the window
 is full, it alone (or with others like it) leaves more than half of it unacknowledged,
-and somebody else does not. The time adds up until everything was told.
+and somebody else does not. The time adds up until everything was told. A peer that fell
+out before may cost the others an eighth of the time that it was out, and no more.
 """
 
-from syncd.replication.outbox import Outbox
+from collections.abc import Mapping
 
+from syncd.replication.outbox import Outbox
+from syncd.replication.peer import Peer
+
+_RETRY_SHARE = 1 / 8  # of the time that a peer was out
 _STEP_S = 0.5  # at most counted between two looks: this process may have slept
 
 
@@ -22,7 +27,13 @@ class Pace:
         self._looked_at = 0.0
 
     def look(
-        self, outbox: Outbox, *, waiting: bool, limit_s: float, now: float
+        self,
+        outbox: Outbox,
+        peers: Mapping[str, Peer],
+        *,
+        waiting: bool,
+        limit_s: float,
+        now: float,
     ) -> list[str]:
         """The peers to blame for more than `limit_s`; they begin anew."""
         elapsed_s = min(now - self._looked_at, _STEP_S)
@@ -38,7 +49,7 @@ class Pace:
         late = [
             name
             for name, blame_s in self._blame_s.items()
-            if blame_s >= limit_s and name in outbox.acked
+            if name in outbox.acked and blame_s >= _limit_s(peers[name], limit_s)
         ]
         for name in late:
             del self._blame_s[name]
@@ -49,6 +60,13 @@ class Pace:
     def watching(self) -> bool:
         """Is somebody to blame right now?"""
         return bool(self._blamed)
+
+
+def _limit_s(peer: Peer, limit_s: float) -> float:
+    """How long the others wait for this one."""
+    if not peer.patience_s:
+        return limit_s
+    return min(limit_s, _RETRY_SHARE * peer.patience_s)
 
 
 def _slow(outbox: Outbox) -> frozenset[str]:

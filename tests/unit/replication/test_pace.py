@@ -69,6 +69,22 @@ def test_a_slow_peer_is_in_step_again_when_it_can_follow() -> None:
     assert talk.engines["a"].peers["c"].patience_s == 0
 
 
+def test_each_retry_of_a_slow_peer_costs_the_others_little() -> None:
+    """At most an eighth of the time that it was out, not `slow_peer_s` each time."""
+    talk = _slow_talk()
+    a, waited = talk.engines["a"], 0.0
+    while a.peers["c"].suspensions == 0:
+        _load(talk, 0.05)
+    begin = talk.now
+    while talk.now < begin + 16:
+        put(a.own, *range(900), seconds=int(talk.now * 20) % 50 + 1)
+        for _ in range(5):
+            talk.run(0.01)
+            waited += 0.01 * (not a.outbox.window_open)
+    assert a.peers["c"].suspensions >= 3
+    assert waited < 16 / 8 + talk.settings.slow_peer_s
+
+
 def test_a_peer_that_is_alone_is_never_too_slow() -> None:
     talk = _slow_talk()
     del talk.engines["b"]
