@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from syncd.config import Config, ReplicationConfig
+from syncd.config_filter import FilterConfig
 from syncd.daemon.accounting import Accounting
 from syncd.daemon.auditor import Auditor
 from syncd.daemon.control import ControlServer
@@ -50,7 +51,7 @@ class Node:
         self.started_at = time.monotonic()
         self.stopped = asyncio.Event()
         replication = config.replication
-        self.filter = RecordFilter(config.filter, replication.expectations)
+        self.filter = _filter(config)
         self.engine = ReplicationEngine(
             config.node.name,
             secrets.randbits(62) or 1,
@@ -179,7 +180,7 @@ class Node:
             security=config.security,
             fingerprint=config.fingerprint,
         )
-        self.filter = RecordFilter(config.filter, self.config.replication.expectations)
+        self.filter = _filter(self.config)
         self.engine.change_filter(self.filter)
         self.listener.heal()
         self.fate.read()
@@ -361,6 +362,14 @@ class Node:
             status["accounting"] = self.accounting.status()
         status["warm"] = None if self.warm is None else self.warm.status()
         return status
+
+
+def _filter(config: Config) -> RecordFilter:
+    """What the tables hold; nothing is left out where only accounts are kept of all."""
+    chosen = config.filter
+    if not config.links and not config.accounting.filter:
+        chosen = FilterConfig(own_addresses="accept")
+    return RecordFilter(chosen, config.replication.expectations)
 
 
 def _settings(replication: ReplicationConfig) -> Settings:
