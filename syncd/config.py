@@ -140,16 +140,17 @@ def parse(text: str, file: str, host: str | None = None) -> Config:
         raise ConfigError([f"{file}: is nested too deeply"]) from error
     problems: list[str] = []
     root = Section(data, "", problems)
+    accounting = read_accounting(root)
     config = Config(
         node=_node(root.section("node"), host),
         control=_control(root.section("control")),
         links=read_links(root, needed="accounting" not in root),
         replication=_replication(root.section("replication")),
         security=_security(root.section("security")),
-        kernel=_kernel(root.section("kernel")),
+        kernel=_kernel(root.section("kernel"), reliable=accounting.wanted),
         commit=_commit(root.section("commit")),
         filter=read_filter(root.section("filter")),
-        accounting=read_accounting(root),
+        accounting=accounting,
     )
     root.finish()
     if problems:
@@ -233,9 +234,10 @@ def _security(section: Section) -> SecurityConfig:
     return SecurityConfig(mode, key_file)
 
 
-def _kernel(section: Section) -> KernelConfig:
+def _kernel(section: Section, *, reliable: bool) -> KernelConfig:
+    """Who keeps accounts misses no end, unless that is not wanted."""
     size = section.size("receive_buffer", 16 * MIB)
-    reliable = section.flag("reliable_events", default=False)
+    reliable = section.flag("reliable_events", default=reliable)
     default_s = KernelConfig().audit_interval_s
     audit_s = section.seconds("audit_interval_s", default_s, 0, 86400)
     section.finish()

@@ -22,6 +22,13 @@ def test_accounts_alone_need_no_link() -> None:
     assert config.accounting.wanted
 
 
+def test_who_keeps_accounts_has_reliable_events_unless_told_otherwise() -> None:
+    assert parse(ALONE + 'json = "/flows"\n', "f").kernel.reliable_events
+    text = ALONE + 'json = "/flows"\n[kernel]\nreliable_events = false\n'
+    assert not parse(text, "f").kernel.reliable_events
+    assert not parse(LINK, "f", "a").kernel.reliable_events
+
+
 def test_without_the_table_no_accounts_are_kept() -> None:
     assert not parse(LINK, "f", "a").accounting.wanted
     assert not parse(LINK + "[accounting]\n", "f", "a").accounting.wanted
