@@ -50,6 +50,7 @@ class ReplicationConfig:
     standby: str = "table"  # Where the backup keeps peers' flows, or "kernel".
     warm_timeout_s: int = 600  # Standby kernel: longest timer of a copy.
     expectations: bool | tuple[str, ...] = True  # All, none, or of these helpers.
+    wildcard_expectations: str = "restrict"  # Those of any source: see security.md.
     hello_interval_s: float = 0.5  # Time between two signs of life.
     silence_s: float = 3.0  # A peer that is silent for this long counts as lost.
     link_hellos: int = 3  # Hello intervals without a word: the link is silent.
@@ -192,6 +193,11 @@ def _replication(section: Section) -> ReplicationConfig:
             "warm_timeout_s", default.warm_timeout_s, 60, 86400
         ),
         expectations=helpers,
+        wildcard_expectations=section.word(
+            "wildcard_expectations",
+            default.wildcard_expectations,
+            ("restrict", "accept", "refuse"),
+        ),
         hello_interval_s=section.seconds(
             "hello_interval_s", default.hello_interval_s, 0.05, 60
         ),

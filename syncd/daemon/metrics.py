@@ -83,6 +83,8 @@ _HELP: Final = {
     "accounting_dropped_total": "Records for which there was no room.",
     "accounting_failures_total": "Errors of files and sockets.",
     "accounting_waiting": "Records that wait for a file or a socket.",
+    "wildcard_expectations_not_told_total": "Expectations of any source kept back.",
+    "wildcard_expectations_not_committed_total": "The same at commits, by reason.",
     "link_sent_bytes_total": "Bytes sent over this link.",
     "link_sent_frames_total": "Frames sent over this link.",
     "link_send_errors_total": "Frames that this link did not take.",
@@ -140,6 +142,7 @@ def _lines(status: Mapping[str, object]) -> Iterator[str]:
         yield from _warm_lines(warm)
     if isinstance(accounting := status.get("accounting"), Mapping):
         yield from _accounting_lines(accounting)
+    yield from _wildcard_lines(_mapping(status["wildcard_expectations"]))
     yield from _link_lines(_rows(status["links"]))
 
 
@@ -200,6 +203,15 @@ def _warm_lines(warm: Mapping[str, object]) -> Iterator[str]:
     yield from _family("warm_failed", "gauge", failed)
     for name in _WARM_COUNTERS:
         yield from _family(f"warm_{name}_total", "counter", [("", str(warm[name]))])
+
+
+def _wildcard_lines(wildcards: Mapping[str, object]) -> Iterator[str]:
+    not_told = [("", str(wildcards["not_told"]))]
+    yield from _family("wildcard_expectations_not_told_total", "counter", not_told)
+    reasons = _mapping(wildcards["not_committed"])
+    samples = [(_labels(reason=why), str(count)) for why, count in reasons.items()]
+    name = "wildcard_expectations_not_committed_total"
+    yield from _family(name, "counter", samples)
 
 
 def _link_lines(links: list[Mapping[str, object]]) -> Iterator[str]:

@@ -75,6 +75,7 @@ class Node:
             *(self.events, self.reader, self.engine, replication.beat_s, self.pump),
             None if self.accounting is None else self.accounting.take,
         )
+        self.engine.own.wildcards.word = replication.wildcard_expectations
         self.unspoken = Unspoken(self.listener, self.reader, self.engine)
         self.rejected: list[dict[str, int]] = [{} for _ in config.links]
         self.bundle = LinkBundle(config.links, self._received, self.pump)

@@ -88,6 +88,17 @@ def status_object(
         "links": [_link(link, lost) for link in links],
         "kernel": _kernel(engine, kernel),
         "commit": {"last": last_commit},
+        "wildcard_expectations": _wildcards(engine),
+    }
+
+
+def _wildcards(engine: ReplicationEngine) -> dict[str, object]:
+    """What became of expectations that any source may meet."""
+    wildcards = engine.own.wildcards
+    return {
+        "policy": wildcards.word,
+        "not_told": wildcards.not_told,
+        "not_committed": dict(wildcards.not_committed),
     }
 
 

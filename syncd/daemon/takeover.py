@@ -99,8 +99,7 @@ class Takeover:
         held: Mapping[bytes, bytes] = own.flows.bodies
         if own.flows.held:  # our kernel has forgotten these
             held = {key: held[key] for key in held.keys() - own.flows.held.keys()}
-        config = self._config()
-        timeout_s = config.timeout
+        timeout_s = (config := self._config()).timeout
         if config != self._committed_by:  # other bits are wanted now
             self._committed.forget()
             self._committed_by = config
@@ -113,6 +112,7 @@ class Takeover:
         plan = CommitPlan(
             *(chain(wanted, expectations), held, timeout_s, Masks.of(config)),
             Timers.read(host.read_setting),
+            wildcards=own.wildcards,
         )
         try:
             await carry_out(plan, self._requests)

@@ -48,6 +48,8 @@ class Unspoken:
 
     def _beat(self) -> None:
         own = self._engine.own
+        for text in own.wildcards.take_news():
+            _LOG.warning(text)
         if own.unspoken and not self._listener.busy:
             self._reading = watched(self._ask(), "reading what helpers do")
         else:

@@ -25,25 +25,20 @@ from itertools import islice
 from syncd.errors import RecordError
 from syncd.flows import restore, view
 from syncd.flows.batch import Restorer, TimedRecord
+from syncd.flows.expecting import MALFORMED, Expecting, Trial
 from syncd.flows.masks import WHOLE, Masks
 from syncd.flows.nla import attributes
 from syncd.flows.reader import RecordReader
 from syncd.flows.record import CTA_STATUS, CTA_TUPLE_MASTER, EXPECTATION
-from syncd.flows.steps import (
-    CREATING,
-    EXPECTATION_REASONS,
-    EXPECTATION_STEPS,
-    STEPS,
-    Verb,
-)
+from syncd.flows.steps import CREATING, STEPS, Verb
 from syncd.flows.timers import DEFAULTS, Timers
+from syncd.flows.wildcard import Wildcards
 
 BATCH_MESSAGES = 512
 EXAMPLES = 10
 TRIES = 8
 
 TABLE_FULL = "table full"
-MALFORMED = "malformed"
 
 
 @dataclass(slots=True)
@@ -84,7 +79,8 @@ class Attempt:
 class Batch:
     """Messages to send at once, in order.
 
-    Either `records` has one entry for each, all of the same `verb`, or `attempts` has.
+    One of `records` (all of the same `verb`), `attempts` and `trials` has one entry for
+    each.
     """
 
     messages: list[bytes]
@@ -92,6 +88,7 @@ class Batch:
     records: list[TimedRecord]
     held: list[bytes]
     attempts: list[Attempt]
+    trials: list[Trial] = field(default_factory=list)
 
     def without_message(self) -> list[tuple[TimedRecord, bytes]]:
         """Take out the records that have an empty message."""
@@ -115,8 +112,16 @@ class CommitPlan:
         timeout_s: int | None = None,
         masks: Masks = WHOLE,
         timers: Timers = DEFAULTS,
+        *,
+        wildcards: Wildcards | None = None,
     ) -> None:
+        """`wildcards` says what to do with expectations of any source."""
         self.result = Result()
+        self._expecting = Expecting(
+            self.result,
+            wildcards or Wildcards(),
+            lambda record: self._restorer.timeout_s(*record),
+        )
         self._held = held
         self._masks = masks
         self._restorer = Restorer(timeout_s, masks.attributes, timers)
@@ -129,7 +134,6 @@ class CommitPlan:
         self._differing: list[tuple[TimedRecord, bytes]] = []
         self._unsure: list[TimedRecord] = []
         self._related: list[TimedRecord] = []
-        self._expectations: list[TimedRecord] = []
         self._retries: deque[Attempt] = deque()
         self._lookups: deque[Attempt] = deque()
         self._masterless: list[Attempt] = []
@@ -150,8 +154,12 @@ class CommitPlan:
                     continue
                 self._on_their_way += 1
                 return batch
-            if self._on_their_way or not self._begin_pass():
+            if self._on_their_way:
                 return None
+            if not self._begin_pass():
+                batch = self._expect()
+                self._on_their_way += batch is not None
+                return batch
 
     def report(
         self,
@@ -161,6 +169,10 @@ class CommitPlan:
     ) -> None:
         """The kernel's answer: (index, errno, text) and (index, message) of a batch."""
         self._on_their_way -= 1
+        if batch.trials:
+            for failure in self._expecting.report(batch.trials, refusals, replies):
+                self._fail(*failure)
+            return
         if batch.attempts:
             self._report_attempts(batch, refusals, replies)
             return
@@ -205,23 +217,29 @@ class CommitPlan:
     # One pass after the other.
 
     def _begin_pass(self) -> bool:
-        """Related flows, those without a master yet, expectations; False at the end."""
+        """Related flows, those without a master yet; False when no flow is left."""
         self._first_pass = False
         if self._related:
             self._source, self._related = iter(self._related), []
         elif self._masterless:
             self._retries.extend(self._masterless)
             self._masterless = []
-        elif self._expectations:
-            for record in self._expectations:
-                known = record[0] in self._held
-                self._retries.append(
-                    Attempt(record, Verb.UPDATE if known else Verb.CREATE)
-                )
-            self._expectations = []
         else:
             return False
         return True
+
+    def _expect(self) -> Batch | None:
+        """Expectations, of which only an answer can bring more."""
+        sent, failed = self._expecting.messages(BATCH_MESSAGES, self._take)
+        for failure in failed:
+            self._fail(*failure)
+        if not sent:
+            return None
+        messages, trials = (
+            [message for message, _ in sent],
+            [trial for _, trial in sent],
+        )
+        return Batch(messages, Verb.CREATE, [], [], [], trials)
 
     def _next_of_pass(self) -> Batch | None:
         """Fill up with records until there is a whole batch of one verb."""
@@ -249,7 +267,7 @@ class CommitPlan:
                 # The last byte of STATUS, which follows the reply tuple; without
                 # STATUS a flow may land in the later pass, which is just as good.
                 if key[6] == EXPECTATION:
-                    self._expectations.append(record)
+                    self._expecting.add(record)
                 elif first_pass and body[body[0] + 7] & restore.EXPECTED:
                     self._related.append(record)
                 elif (held := held_of(key)) is None:
@@ -347,14 +365,12 @@ class CommitPlan:
 
     def _refused(self, attempt: Attempt, code: int, text: str) -> None:
         """Go the next step with it, or count it as failed."""
-        key, body, _ = attempt.record
-        expectation = restore.is_expectation(key)
-        if code == errno.ENOMEM and attempt.verb in CREATING and not expectation:
+        _, body, _ = attempt.record
+        if code == errno.ENOMEM and attempt.verb in CREATING:
             self._table_is_full()
             self._fail(attempt.record, TABLE_FULL)
             return
-        steps = EXPECTATION_STEPS if expectation else STEPS
-        verb, without = steps.get((attempt.verb, code), (None, 0))
+        verb, without = STEPS.get((attempt.verb, code), (None, 0))
         if verb is Verb.LOOK_UP and attempt.looked_up and code == errno.EBUSY:
             verb, without = Verb.UPDATE, CTA_STATUS
         if without and (attempt.leave_out >> without & 1 or not _has(body, without)):
@@ -362,10 +378,7 @@ class CommitPlan:
         if verb is None or attempt.tries >= TRIES:
             if verb is Verb.DISPLACE:
                 code = errno.EEXIST  # What the kernel said when it was last to create.
-            reason = errno.errorcode.get(code, str(code))
-            if expectation:
-                reason = EXPECTATION_REASONS.get(code, reason)
-            self._fail(attempt.record, reason, text)
+            self._fail(attempt.record, errno.errorcode.get(code, str(code)), text)
         elif self._full and verb is Verb.CREATE:
             self._fail(attempt.record, TABLE_FULL)
         elif without == CTA_TUPLE_MASTER and not attempt.waited:
@@ -425,7 +438,7 @@ class CommitPlan:
         result, verb = self.result, attempt.verb
         if verb in (Verb.CREATE, Verb.DISPLACE):
             result.created += 1
-        elif verb is Verb.REFRESH or restore.is_expectation(attempt.record[0]):
+        elif verb is Verb.REFRESH:
             result.unchanged += 1
         else:
             result.updated += 1
@@ -442,7 +455,7 @@ class CommitPlan:
         failed[reason] = failed.get(reason, 0) + 1
         if len(examples) < EXAMPLES:
             reason = f"{reason} ({text})" if text else reason
-            examples.append(f"{reason}: {_name(record)}")
+            examples.append(f"{reason}: {view.name_of(*record[:2])}")
 
     def _take(self, count: int) -> int:
         """The first of `count` sequence numbers."""
@@ -456,12 +469,3 @@ def _has(body: bytes, kind: int) -> bool:
         return kind in attributes(body)
     except RecordError:
         return False
-
-
-def _name(record: TimedRecord) -> str:
-    """A record as a person knows it."""
-    key, body, _ = record
-    try:
-        return view.line(key, body)
-    except RecordError:
-        return key.hex() or "no key"

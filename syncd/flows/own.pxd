@@ -17,6 +17,7 @@ cdef class Own:
     cdef public Py_ssize_t ignored
     cdef ZonedKeys _zoned
     cdef set _announcing, _doubted, _told_expectations
+    cdef public object wildcards
     cdef object _helped, _timers
 
     @cython.locals(key=bytes, body=bytes, ident=bytes, mask=cython.ulonglong)

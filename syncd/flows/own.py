@@ -24,7 +24,6 @@ from syncd.flows.record import (
     CTA_TIMEOUT,
     DUMP,
     END,
-    EXP_DUMP,
     EXP_END,
     EXP_NEW,
     EXPECTATION,
@@ -40,6 +39,7 @@ from syncd.flows.record import (
 )
 from syncd.flows.rollcall import RollCall
 from syncd.flows.table import OwnTable
+from syncd.flows.wildcard import REFUSE, Wildcards, is_wildcard
 from syncd.flows.zones import ZonedKeys, zone_of_original
 
 IPS_SEQ_ADJUST = 0x40  # include/uapi/linux/netfilter/nf_conntrack_common.h
@@ -77,6 +77,7 @@ class Own:
         "planted",
         "roll",
         "uprooted",
+        "wildcards",
     )
 
     def __init__(self) -> None:
@@ -95,6 +96,7 @@ class Own:
         # Flows, during a dump: who had their tuple later has ended, they may have too.
         self._doubted: set[bytes] = set()
         self._told_expectations: set[bytes] = set()  # CTA_IDs, by events during a dump
+        self.wildcards = Wildcards()
         self._helped = Helped()
         self._timers = Timers()
 
@@ -281,7 +283,7 @@ class Own:
                 if record[1] in self._doubted or not self.flows.fill(record):
                     self.lookups[record[1]] = None
                 self._note(record[1], record[2], record[4])
-            elif record[0] == EXP_DUMP and record[3] not in self._told_expectations:
+            elif record[3] not in self._told_expectations and self._tells(record):
                 zoned = self._in_zone(record)
                 self._end_others(record[1], zoned)
                 self._fill_expectation(zoned)
@@ -368,6 +370,8 @@ class Own:
         expectations = self.expectations
         for record in records:
             key = plain = record[1]
+            if not self._tells(record):
+                continue
             if record[0] == EXP_NEW:
                 self.claim(plain)
             if plain in self.planted:
@@ -406,6 +410,14 @@ class Own:
         """Is a flow with this tuple here, in whatever zone?"""
         masters = self._zoned.masters(plain, self.flows.bodies)
         return next(masters, None) is not None
+
+    def _tells(self, record: Record) -> bool:
+        """May peers know of this expectation?"""
+        if self.wildcards.word != REFUSE or not is_wildcard(record[1]):
+            return True
+        if record[0] == EXP_NEW:
+            self.wildcards.untold()
+        return False
 
     def _ask_masters(self, plain: bytes) -> None:
         """Look up every flow with the tuple of a master, known or not."""

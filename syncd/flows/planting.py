@@ -26,6 +26,7 @@ from syncd.flows.record import (
 )
 from syncd.flows.restore import same_content
 from syncd.flows.steps import Verb
+from syncd.flows.wildcard import Wildcards
 
 IN_THE_WAY = "another flow in the way"
 
@@ -65,8 +66,16 @@ class Bed:
 class PlantingPlan(CommitPlan):
     """Plants a bed."""
 
-    def __init__(self, bed: Bed, own: Container[bytes], tools: Tools) -> None:
-        super().__init__(bed.fresh, {}, tools.timer_s, tools.masks)
+    def __init__(
+        self,
+        bed: Bed,
+        own: Container[bytes],
+        tools: Tools,
+        wildcards: Wildcards | None = None,
+    ) -> None:
+        super().__init__(
+            *(bed.fresh, {}, tools.timer_s, tools.masks), wildcards=wildcards
+        )
         self.records = [*bed.fresh, *bed.known, *[pair[0] for pair in bed.differing]]
         self._known, self._known_held = bed.known, bed.held
         self._differing = bed.differing

@@ -1,4 +1,4 @@
-"""What to ask the kernel next about a record that it refused.
+"""What to ask the kernel next about a flow that it refused.
 
 In: what was asked, and the errno. Out: what to ask instead, without which attribute.
 The rule: each way is a row of a table; what has no row is a failure with that reason.
@@ -13,9 +13,6 @@ from syncd.flows.record import (
     CTA_TIMEOUT,
     CTA_TUPLE_MASTER,
 )
-
-MASTER_ABSENT = "master absent"
-MASTER_WITHOUT_HELPER = "master without helper"
 
 
 class Verb(Enum):
@@ -45,13 +42,4 @@ STEPS: dict[tuple[Verb, int], tuple[Verb, int]] = {
     **{(verb, errno.EBUSY): (Verb.LOOK_UP, 0) for verb in _UPDATING},
     (Verb.LOOK_UP, errno.ENOENT): (Verb.DISPLACE, 0),
     **{(verb, errno.ENOBUFS): (verb, 0) for verb in Verb},  # an answer was lost
-}
-EXPECTATION_STEPS = {
-    (Verb.CREATE, errno.EEXIST): (Verb.UPDATE, 0),
-    (Verb.CREATE, errno.ENOBUFS): (Verb.CREATE, 0),
-    (Verb.UPDATE, errno.ENOBUFS): (Verb.UPDATE, 0),
-}
-EXPECTATION_REASONS = {
-    errno.ENOENT: MASTER_ABSENT,
-    errno.EOPNOTSUPP: MASTER_WITHOUT_HELPER,
 }

@@ -7,6 +7,7 @@ says which messages a command's filters let pass. Rows of a table become message
 
 import json
 
+from syncd.errors import RecordError
 from syncd.flows.printer import Printer, Sieve, message_of
 from syncd.flows.text import Clock, Wishes
 from syncd.flows.wanted import FILTERS, Filters, read_filters
@@ -36,6 +37,14 @@ _TIMELESS = Wishes(Clock(lambda: 0, lambda _: ()))  # a body tells no times
 def line(key: bytes, body: bytes) -> str:
     """A table's entry as `conntrack -L` prints it; RecordError if it is none."""
     return Printer("text", _TIMELESS).line(message_of(key, body)) or ""
+
+
+def name_of(key: bytes, body: bytes) -> str:
+    """A record as a person knows it, whatever it is."""
+    try:
+        return line(key, body)
+    except RecordError:
+        return key.hex() or "no key"
 
 
 def describe(key: bytes, body: bytes) -> Description:

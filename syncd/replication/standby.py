@@ -152,7 +152,8 @@ class Standby:
         place = min(self._beds)
         kind = place[1], self.masks
         tools = self._tools.setdefault(kind, Tools(*kind))
-        plan = PlantingPlan(self._beds.pop(place), self._own.flows.bodies, tools)
+        own, bed = self._own, self._beds.pop(place)
+        plan = PlantingPlan(bed, own.flows.bodies, tools, own.wildcards)
         return Step(Task.PLANT, plan=plan)
 
     def _sort(self, now: float) -> None:

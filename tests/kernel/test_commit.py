@@ -334,7 +334,8 @@ def test_an_expectation_that_is_there_gets_its_timer(requests: RequestSocket) ->
     assert _commit(requests, map(_record, vectors)).unchanged == 2
     found = _dump(requests)[vectors[1].key]
     timer = nla.attributes(found)[CTA_EXPECT_TIMEOUT]
-    assert 590 < int.from_bytes(timer[4:], "big") <= 600
+    # As long as it would have lived where it came from, whatever flows are given.
+    assert 290 < int.from_bytes(timer[4:], "big") <= 300
 
 
 @pytest.mark.xdist_group("table limit")

@@ -8,12 +8,12 @@ from syncd.flows import nla, restore
 from syncd.flows.batch import TimedRecord
 from syncd.flows.commit import (
     BATCH_MESSAGES,
-    MALFORMED,
     TABLE_FULL,
     TRIES,
     Batch,
     CommitPlan,
 )
+from syncd.flows.expecting import MALFORMED
 from syncd.flows.record import (
     CTA_EXPECT_TUPLE,
     CTA_HELP,
@@ -25,7 +25,6 @@ from syncd.flows.record import (
     CTA_TUPLE_REPLY,
     CTA_ZONE,
 )
-from syncd.flows.steps import MASTER_ABSENT, MASTER_WITHOUT_HELPER
 
 from tests.unit.flows.test_restore import VECTORS, Vector
 
@@ -281,22 +280,3 @@ def test_lost_answers_are_asked_for_again() -> None:
     kernel = Kernel()
     kernel.refusals[_CREATE].extend([errno.ENOBUFS] * 3)
     assert _run(_records(5), kernel).result.created == 5
-
-
-def test_an_expectation_that_is_there_gets_its_timer() -> None:
-    vector = _vector("ftp4_expect_unused", 1)
-    kernel = Kernel()
-    kernel.refusals[_EXPECT].append(errno.EEXIST)
-    result = _run([_record(vector)], kernel).result
-    assert (result.created, result.unchanged) == (0, 1)
-
-
-def test_an_expectation_without_a_fit_master_says_so() -> None:
-    for code, reason in (
-        (errno.ENOENT, MASTER_ABSENT),
-        (errno.EOPNOTSUPP, MASTER_WITHOUT_HELPER),
-    ):
-        kernel = Kernel()
-        kernel.refusals[_EXPECT].append(code)
-        record = _record(_vector("ftp4_expect_unused", 1))
-        assert _run([record], kernel).result.failed == {reason: 1}

@@ -1,5 +1,6 @@
 """What helpers change without an event is asked for, and not told more than needed."""
 
+from syncd.flows import restore
 from syncd.flows.helped import AT_ONCE, Timers
 from syncd.flows.nla import nested, tlv
 from syncd.flows.own import Own
@@ -178,3 +179,27 @@ def test_the_zone_of_a_master_is_that_of_its_original_direction() -> None:
     own.apply([record], 1.0)
     expected = record[1] + tlv(CTA_EXPECT_ZONE, b"\0\x08")
     assert list(own.expectations.bodies) == [expected]
+
+
+def test_a_helper_may_have_a_name_of_any_length() -> None:
+    for length in range(1, 64):
+        name = nested(CTA_HELP, tlv(CTA_HELP_NAME, b"n" * length + b"\0"))
+        state = nested(
+            CTA_HELP, tlv(CTA_HELP_NAME, b"n" * length + b"\0"), tlv(2, b"x")
+        )
+        for part in (name, state):
+            body = flow_body(1) + part
+            message = _message(flow_key(1), body)
+            for by_layouts in (True, False):
+                reader = RecordReader(by_layouts)
+                for _ in range(2):
+                    (record,) = reader.read([message])
+                    assert record[1:3] == (flow_key(1), body)
+            created = restore.create(flow_key(1), body, 60, 1)
+            assert part in created
+            assert part in restore.refresh(flow_key(1), 60, 1, body)
+
+
+def _message(key: bytes, body: bytes) -> bytes:
+    whole = key + body + tlv(12, ONE)
+    return (16 + len(whole)).to_bytes(4, "little") + b"\0\1\0\6" + bytes(8) + whole
