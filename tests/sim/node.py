@@ -188,8 +188,7 @@ class SimulatedNode:
                 self._later(0.01, adopt)
                 return
             self._watch.adopted(self.name, (key for key, _, _ in records))
-            if self.running.own.flows.disturbed is None:
-                # What ended since the commit was lost too: the dump below tells.
+            if self.running.own.flows.disturbed is None:  # ends were lost since, too
                 self.uncertain, self._dumped = True, False
             self.running.own.flows.adopt(records)
             self.running.own.flows.disturbed = None
