@@ -16,15 +16,17 @@ from syncd import keys
 from benchmark import measures, report
 from benchmark.daemons import Conntrackd, Daemon, Pair, Place, Syncd
 from benchmark.digest import measure_digest
+from benchmark.filtering import measure_filter
 from benchmark.listing import measure_listing
 from benchmark.load import Load
 from benchmark.world import ADDRESSES, SYNC, World, is_root_of_machine
 
 MEASURES = (
     *("cpu", "plain", "latency", "rate", "memory", "resync", "commit"),
-    *("digest", "show", "warm"),
+    *("digest", "filter", "show", "warm"),
 )
-_ALONE = frozenset({"digest", "show"})  # these need neither daemons nor the world
+# These need neither daemons nor the world.
+_ALONE = frozenset({"digest", "filter", "show"})
 _TABLE = frozenset({"memory", "resync", "commit"})
 KINDS: dict[str, type[Daemon]] = {kind.kind: kind for kind in (Conntrackd, Syncd)}
 
@@ -178,6 +180,8 @@ def _alone(
     """What is measured without daemons."""
     if "digest" in wanted and kind is Syncd:
         yield from measure_digest(flows).items()
+    if "filter" in wanted and kind is Syncd:
+        yield from measure_filter(flows).items()
     if "show" in wanted:
         yield from measure_listing(kind.kind, flows).items()
 

@@ -31,6 +31,8 @@ _UNITS = (  # how names begin; factor of display
     ("list CPU", "us/flow", 1.0),
     ("list memory", "MiB", 1.0),
     ("list", "flows/s", 1.0),
+    ("filter told", "% of records", 1.0),
+    ("filter", "us/event", 1.0),
     ("digest bytes", "bytes/flow", 1.0),
     ("digest", "us/change", 1.0),
 )
