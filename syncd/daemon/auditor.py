@@ -17,7 +17,6 @@ from syncd.daemon.listener import Listener
 from syncd.errors import KernelError
 from syncd.flows import restore
 from syncd.flows.audit import Audit, Findings
-from syncd.flows.filter import RecordFilter
 from syncd.flows.reader import RecordReader
 from syncd.flows.record import Record
 from syncd.kernel.requests import RequestSocket
@@ -39,7 +38,6 @@ class Auditor:
         requests: RequestSocket,
         listener: Listener,
         engine: ReplicationEngine,
-        record_filter: Callable[[], RecordFilter],
         busy: Callable[[], bool],
     ) -> None:
         self.audits = 0  # that were carried to their end
@@ -48,7 +46,6 @@ class Auditor:
         self._requests = requests
         self._listener = listener
         self._engine = engine
-        self._filter = record_filter
         self._busy = busy
         self._reader = RecordReader()
         self._beat: asyncio.Task[None] | None = None
@@ -81,7 +78,7 @@ class Auditor:
         if self._gives_way():
             return False
         began, self._worked_s = time.monotonic(), 0.0
-        audit = Audit(self._engine.own, self._accepts)
+        audit = Audit(self._engine.own, self._accepts, self._engine.admission.events)
         while audit.note(_NOTE_AT_ONCE):  # noqa: ASYNC110 - not a wait
             await asyncio.sleep(0)
         async with aclosing(self._requests.dump("flows")) as dump:
@@ -106,8 +103,7 @@ class Auditor:
         return True
 
     def _accepts(self, key: bytes, body: bytes) -> bool:
-        admits = self._filter()
-        return admits.empty or admits.accepts(key, body)
+        return self._engine.admission.admits(key, body, time.monotonic())
 
     def _gives_way(self) -> bool:
         """Does somebody read the whole table anyway, or write much of it?"""

@@ -51,12 +51,11 @@ class Node:
         self.started_at = time.monotonic()
         self.stopped = asyncio.Event()
         replication = config.replication
-        self.filter = _filter(config)
         self.engine = ReplicationEngine(
             config.node.name,
             secrets.randbits(62) or 1,
             _settings(replication),
-            self.filter,
+            _filter(config),
             self.started_at,
             read_security(config.security) if config.links else Security(),
         )
@@ -69,7 +68,7 @@ class Node:
         self.accounting: Accounting | None = None
         if config.accounting.wanted:
             self.accounting = Accounting(
-                config.accounting, self.engine, lambda: self.filter
+                config.accounting, self.engine, lambda: self.engine.admission.filter
             )
         self.listener = Listener(
             *(self.events, self.reader, self.engine, replication.beat_s, self.pump),
@@ -105,7 +104,6 @@ class Node:
             RequestSocket(),
             self.listener,
             self.engine,
-            lambda: self.filter,
             lambda: self.operations.busy,
         )
 
@@ -181,8 +179,7 @@ class Node:
             security=config.security,
             fingerprint=config.fingerprint,
         )
-        self.filter = _filter(self.config)
-        self.engine.change_filter(self.filter)
+        self.engine.change_filter(_filter(self.config))
         self.listener.heal()
         self.fate.read()
         _LOG.info("reload: [commit], [filter], [security] and keys are in force")

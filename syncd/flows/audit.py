@@ -24,6 +24,7 @@ from syncd.flows.rollcall import RollCall
 _EXAMPLES = 3
 
 Accepts = Callable[[bytes, bytes], bool]
+Take = Callable[[list[Record], float], None]
 
 
 @dataclass(slots=True)
@@ -56,12 +57,14 @@ class Findings:
 class Audit:
     """One comparison of the own flows with a kernel's."""
 
-    __slots__ = ("_accepts", "_own", "_roll", "_suspects", "found")
+    __slots__ = ("_accepts", "_own", "_roll", "_suspects", "_take", "found")
 
-    def __init__(self, own: Own, accepts: Accepts) -> None:
+    def __init__(self, own: Own, accepts: Accepts, take: Take | None = None) -> None:
+        """`take` brings in what is missing; without a filter `own` does that itself."""
         self.found = Findings()
         self._own = own
         self._accepts = accepts
+        self._take: Take = own.apply if take is None else take
         self._roll = RollCall()
         self._suspects: dict[bytes, None] = {}
         self._roll.begin(chain(own.flows.bodies, own.planted))
@@ -156,10 +159,10 @@ class Audit:
                 own.flows.end(key)
         elif old is None:
             self.found.note("unknown", key, body)
-            own.apply([record], now)
+            self._take([record], now)
         elif not self._agrees(record):
             self.found.note("changed", key, body)
-            own.apply([record], now)
+            self._take([record], now)
         elif lengthened(key, old, body):
             self.found.timers += 1
             own.flows.put(key, body, ident, mask)

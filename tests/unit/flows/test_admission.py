@@ -5,6 +5,7 @@ from ipaddress import ip_address
 
 from syncd.config_filter import Choice, FilterConfig
 from syncd.flows.admission import LEFT_S, Admission
+from syncd.flows.audit import Audit, Findings
 from syncd.flows.filter import RecordFilter
 from syncd.flows.nla import nested, tlv
 from syncd.flows.own import Own
@@ -341,6 +342,28 @@ def test_what_is_planted_for_a_peer_neither_waits_nor_comes_in() -> None:
     kernel.say(NEW, Shape(ident=2))  # the kernel made it itself
     kernel.after(2 * AGE_S)
     assert Shape() in kernel
+
+
+def test_an_audit_finds_no_fault_with_those_who_wait() -> None:
+    kernel = Kernel(OLD)
+    unheard = Shape(sport=2)  # it began while nobody listened
+    kernel.say(NEW, Shape())
+
+    def audit() -> Findings:
+        admission, now = kernel.admission, kernel.now
+        audit = Audit(
+            kernel.own, lambda k, b: admission.admits(k, b, now), admission.events
+        )
+        records = [shape.record(DUMP) for shape in (Shape(), unheard)]
+        audit.compare(records)
+        audit.judge(audit.take_suspects(9), {r[1]: r for r in records}, now)
+        return audit.found
+
+    assert audit().unknown == 1
+    assert audit().differences == 0
+    assert not kernel.told
+    kernel.after(2 * AGE_S)
+    assert kernel.told == {Shape().key, unheard.key}
 
 
 # Expectations
