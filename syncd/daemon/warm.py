@@ -29,6 +29,7 @@ from syncd.replication.engine import ReplicationEngine
 from syncd.replication.peer import Peer
 from syncd.replication.standby import Standby
 from syncd.replication.steps import Step, Task
+from syncd.replication.told import age_s, outdated
 
 _LOG = logging.getLogger("syncd.warm")
 _BEAT_S = 0.02  # in which changes gather
@@ -193,10 +194,11 @@ class Warm:
     async def _commit_outdated(self, peers: list[Peer]) -> Result:
         """Own flows of which these peers know more are no copies: commit them."""
         own, now = self._engine.own, time.monotonic()
+        everybody, claim = self._engine.peers.values(), self._engine.roles.claim
         records: list[TimedRecord] = []
         left = iter(tuple(own.flows.bodies.items()))
         while part := list(islice(left, _COMPARED_AT_ONCE)):
-            records += self.standby.outdated(part, peers, now)
+            records += outdated(part, everybody, peers, claim, now)
             await asyncio.sleep(0)
         records = [record for record in records if record[0] not in own.flows.held]
         config = self._config()
@@ -212,14 +214,18 @@ class Warm:
     async def _adopt(self, taken: dict[bytes, bytes]) -> None:
         """Copies become own, with their real timers."""
         await asyncio.sleep(_ANSWER_S)
-        own, standby = self._engine.own, self.standby
+        own, standby, peers = (
+            self._engine.own,
+            self.standby,
+            self._engine.peers.values(),
+        )
         config = self._config()
         timers = Timers.read(host.read_setting)
         restorer = Restorer(config.timeout, Masks.of(config).attributes, timers)
         left = iter(tuple(taken.items()))
         while part := list(islice(left, _ADOPT_AT_ONCE)):
             now = time.monotonic()
-            records = [(key, body, standby.age_s(key, now)) for key, body in part]
+            records = [(key, body, age_s(peers, key, now)) for key, body in part]
             flows = [record for record in records if record[0][6] != EXPECTATION]
             own.flows.adopt(flows)
             own.expectations.adopt([r for r in records if r[0][6] == EXPECTATION])

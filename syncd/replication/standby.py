@@ -18,22 +18,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from syncd.flows import restore
-from syncd.flows.batch import TimedRecord
 from syncd.flows.commit import BATCH_MESSAGES, TABLE_FULL
 from syncd.flows.forward import ESTABLISHED, LAST_ACK, advance, bring, tcp_state
-from syncd.flows.likeness import alike
 from syncd.flows.masks import WHOLE, Masks
 from syncd.flows.own import Own
 from syncd.flows.planted import SHORT_S, Planted
 from syncd.flows.planting import Bed, PlantingPlan, Tools, is_another, same_copy
 from syncd.flows.reader import RecordReader
 from syncd.flows.record import EXPECTATION, Record, status_of, without_timeout
+from syncd.flows.triage import triage
 from syncd.replication.former import Former
 from syncd.replication.peer import Peer, PeerState
 from syncd.replication.refused import FIRST_RETRY_S, Refused
 from syncd.replication.roles import PRIMARY, Roles
 from syncd.replication.steps import Step, Task, WarmCounts
-from syncd.replication.told import Told, holds_until, told_of, told_s
+from syncd.replication.told import Told, holds_until, told_of
 
 CLOSING_S = 0.5  # that a connection may be over before its copy says so
 _NOW = 0.0, 0
@@ -151,18 +150,23 @@ class Standby:
         """Masters go before related flows, and those before expectations."""
         place = min(self._beds)
         kind = place[1], self.masks
-        tools = self._tools.setdefault(kind, Tools(*kind))
+        tools = self._tools.get(kind)
+        if tools is None:
+            tools = self._tools[kind] = Tools(*kind)
         own, bed = self._own, self._beds.pop(place)
         plan = PlantingPlan(bed, own.flows.bodies, tools, own.wildcards)
         return Step(Task.PLANT, plan=plan)
 
     def _sort(self, now: float) -> None:
         """What the next touched keys ask for."""
+        keys = self._next_keys()
+        sole = self._sole_teller()
+        if sole is not None:
+            keys = self._sort_out(keys, sole, now)
         own, held_of, told_of = self._own, self.register.get, self._told
         flows, adopting = own.flows.bodies, self.adopting
         expectations = own.expectations.bodies
-        for _ in range(min(len(self._sorting), BATCH_MESSAGES)):
-            key = self._sorting.popleft()
+        for key in keys:
             told = told_of(key)
             if key in flows or key in expectations or key in adopting:
                 if told is not None:
@@ -178,6 +182,49 @@ class Standby:
                     self._create(key, told[1], now)
             elif held != told[1]:
                 self._change(key, held, told[1], now)
+
+    def _next_keys(self) -> list[bytes]:
+        take = self._sorting.popleft
+        return [take() for _ in range(min(len(self._sorting), BATCH_MESSAGES))]
+
+    def _sole_teller(self) -> Peer | None:
+        """The live peer that alone has told anything, while there is room for all."""
+        tellers = [peer for peer in self._peers.values() if peer.flows.bodies]
+        if len(tellers) != 1 or not tellers[0].live or self.adopting:
+            return None
+        crowded = self.room is not None and self.room < BATCH_MESSAGES
+        return None if crowded else tellers[0]
+
+    def _sort_out(self, keys: list[bytes], sole: Peer, now: float) -> list[bytes]:
+        """Put what is simple into the beds; the other keys."""
+        register, own = self.register, self._own
+        found = triage(
+            *(keys, sole.flows.bodies, own.planted, own.flows.bodies),
+            register.long_s,
+        )
+        for fresh, changed, timer_s in (
+            (found.fresh_short, found.changed_short, min(SHORT_S, register.long_s)),
+            (found.fresh_long, found.changed_long, register.long_s),
+        ):
+            if fresh and self.wants is not _anything:
+                fresh = [record for record in fresh if self.wants(*record[:2])]
+            if fresh or changed:
+                bed = self._beds.get((0, timer_s)) or Bed()
+                self._beds[0, timer_s] = bed
+                bed.fresh += fresh
+                bed.differing += changed
+                if self.room is not None:
+                    self.room -= len(fresh)
+        closing = self._closing
+        for key, state in found.closing:
+            due, _ = closing.get(key, (math.inf, 0))
+            if now >= due:
+                found.rest.append(key)
+                continue
+            if due == math.inf:
+                self._closed.append(key)
+            closing[key] = min(due, now + CLOSING_S), state
+        return found.rest
 
     def _end(self, key: bytes, held: bytes | None) -> None:
         """No peer tells it any more."""
@@ -423,24 +470,6 @@ class Standby:
                 yield from tuple(table.bodies)
 
     # A promotion
-
-    def age_s(self, key: bytes, now: float) -> float:
-        """How long ago its present state was told; 0 if nobody tells it any more."""
-        told = self._told(key)
-        return 0.0 if told is None else max(now - told_s(key, told[0]), 0.0)
-
-    def outdated(
-        self, records: Iterable[tuple[bytes, bytes]], peers: Sequence[Peer], now: float
-    ) -> list[TimedRecord]:
-        """Of these own records those of which one of the peers has another state."""
-        claim, newer = self._roles.claim, []
-        for key, ours in records:
-            told = self._told(key)
-            if told is None or told[0] not in peers or told[0].claim < claim:
-                continue
-            if not alike(key, ours, told[1]):
-                newer.append((key, told[1], now - told_s(key, told[0])))
-        return newer
 
     def take(self, peers: Sequence[Peer]) -> dict[bytes, bytes]:
         """The copies of what these peers tell are ours from now on; key -> body."""

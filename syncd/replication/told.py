@@ -5,9 +5,11 @@ docs/adr/0011: the higher claim, then the newer state, then the name.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from syncd.flows import restore
+from syncd.flows.batch import TimedRecord
+from syncd.flows.likeness import alike
 from syncd.flows.record import FLOW
 from syncd.flows.selection import is_newer
 from syncd.replication.peer import Peer
@@ -29,6 +31,33 @@ def told_of(peers: Iterable[Peer], key: bytes) -> Told | None:
 def told_s(key: bytes, peer: Peer) -> int:
     """The second in which the peer's present word of it came."""
     return (peer.flows if key[6] == FLOW else peer.expectations).told_s[key]
+
+
+def age_s(peers: Iterable[Peer], key: bytes, now: float) -> float:
+    """How long ago its present state was told; 0 if nobody tells it any more."""
+    told = told_of(peers, key)
+    return 0.0 if told is None else max(now - told_s(key, told[0]), 0.0)
+
+
+def outdated(
+    records: Iterable[tuple[bytes, bytes]],
+    peers: Collection[Peer],
+    sources: Collection[Peer],
+    claim: int,
+    now: float,
+) -> list[TimedRecord]:
+    """Of these own records those of which one of the sources has another state.
+
+    `claim` is this node's: what it has is newer than what a lower claim tells.
+    """
+    newer = []
+    for key, ours in records:
+        told = told_of(peers, key)
+        if told is None or told[0] not in sources or told[0].claim < claim:
+            continue
+        if not alike(key, ours, told[1]):
+            newer.append((key, told[1], now - told_s(key, told[0])))
+    return newer
 
 
 def holds_until(key: bytes, told: Told) -> float:

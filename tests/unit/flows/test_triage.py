@@ -1,0 +1,61 @@
+"""What is sorted out fast is simple; everything else is left for a closer look."""
+
+import pytest
+from syncd.flows.triage import triage
+
+from tests.unit.flows.test_forward import ESTABLISHED, FIN_WAIT, SYN_SENT, tcp
+from tests.unit.replication.talk import flow_body, flow_key
+
+KEY, LONG_S = flow_key(1), 600
+GRE = KEY[:36] + b"\x2f" + KEY[37:]
+
+
+def sort(body: bytes, held: bytes | None = None, key: bytes = KEY) -> str:
+    """Where the key lands."""
+    planted = {} if held is None else {key: held}
+    result = triage([key], {key: body}, planted, {}, LONG_S)
+    lists = ("fresh_short", "fresh_long", "changed_short", "changed_long", "closing")
+    found = [name for name in (*lists, "rest") if getattr(result, name)]
+    assert len(found) <= 1
+    return found[0] if found else ""
+
+
+def test_new_flows_go_by_their_timers() -> None:
+    assert sort(flow_body(1, LONG_S - 1)) == "fresh_short"
+    assert sort(flow_body(1, LONG_S)) == "fresh_long"
+
+
+def test_changes_go_by_their_timers_and_what_is_the_same_is_dropped() -> None:
+    body = flow_body(1, LONG_S)
+    assert sort(body, body) == ""
+    assert sort(body, flow_body(1, 5)) == "changed_long"
+    assert sort(flow_body(1, 5), body) == "changed_short"
+
+
+def test_a_connection_that_closes_waits() -> None:
+    assert sort(tcp(FIN_WAIT, 0xE), tcp(ESTABLISHED, 0xE)) == "closing"
+    assert sort(tcp(FIN_WAIT, 0xE), tcp(SYN_SENT, 0xE)) == "changed_short"
+
+
+@pytest.mark.parametrize(
+    ("body", "held", "key"),
+    [
+        (flow_body(1), flow_body(2), KEY),  # another reply tuple
+        (tcp(SYN_SENT, 0x8), tcp(ESTABLISHED, 0xE), KEY),  # bits are gone
+        (tcp(ESTABLISHED, 0x2E), tcp(ESTABLISHED, 0xE), KEY),  # NAT came
+        (tcp(ESTABLISHED, 0xF), None, KEY),  # related
+        (flow_body(1), None, GRE),
+        (flow_body(1), None, KEY[:6] + b"\2" + KEY[7:]),  # an expectation
+        (flow_body(1)[:60], None, KEY),  # nothing behind STATUS
+    ],
+)
+def test_what_is_not_simple_is_looked_at(
+    body: bytes, held: bytes | None, key: bytes
+) -> None:
+    assert sort(body, held, key) == "rest"
+
+
+def test_own_flows_and_ended_ones_are_looked_at() -> None:
+    body = flow_body(1)
+    assert triage([KEY], {KEY: body}, {}, {KEY: body}, LONG_S).rest == [KEY]
+    assert triage([KEY], {}, {KEY: body}, {}, LONG_S).rest == [KEY]
