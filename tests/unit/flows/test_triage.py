@@ -1,13 +1,23 @@
 """What is sorted out fast is simple; everything else is left for a closer look."""
 
 import pytest
+from syncd.flows import nla
 from syncd.flows.triage import triage
 
-from tests.unit.flows.test_forward import ESTABLISHED, FIN_WAIT, SYN_SENT, tcp
+from tests.unit.flows.test_forward import ESTABLISHED, FIN_WAIT, SYN_SENT
 from tests.unit.replication.talk import flow_body, flow_key
 
 KEY, LONG_S = flow_key(1), 600
 GRE = KEY[:36] + b"\x2f" + KEY[37:]
+
+
+def tcp(state: int, status: int) -> bytes:
+    """A body as kernels write them, PROTOINFO with all its parts."""
+    scales = nla.tlv(2, b"\7") + nla.tlv(3, b"\7")
+    flags = nla.tlv(4, b"\x23\0") + nla.tlv(5, b"\x23\0")
+    inner = nla.nested(1, nla.tlv(1, bytes((state,))) + scales + flags)
+    head = flow_body(1)[:52] + nla.tlv(3, status.to_bytes(4)) + nla.tlv(7, bytes(4))
+    return head + nla.nested(4, inner)
 
 
 def sort(body: bytes, held: bytes | None = None, key: bytes = KEY) -> str:
