@@ -14,6 +14,7 @@ from pathlib import Path
 from syncd import keys
 
 from benchmark import measures, report
+from benchmark.accounting import measure_accounting
 from benchmark.daemons import Conntrackd, Daemon, Pair, Place, Syncd
 from benchmark.digest import measure_digest
 from benchmark.filtering import measure_filter
@@ -23,10 +24,10 @@ from benchmark.world import ADDRESSES, SYNC, World, is_root_of_machine
 
 MEASURES = (
     *("cpu", "plain", "latency", "rate", "memory", "resync", "commit"),
-    *("digest", "filter", "show", "warm"),
+    *("digest", "filter", "show", "accounting", "warm"),
 )
-# These need neither daemons nor the world.
-_ALONE = frozenset({"digest", "filter", "show"})
+# These need not the world, and most of them no daemons.
+_ALONE = frozenset({"digest", "filter", "show", "accounting"})
 _TABLE = frozenset({"memory", "resync", "commit"})
 KINDS: dict[str, type[Daemon]] = {kind.kind: kind for kind in (Conntrackd, Syncd)}
 
@@ -99,7 +100,7 @@ def _options() -> argparse.Namespace:
     options.rounds = options.rounds or (1 if quick else 3)
     options.seconds = options.seconds or (3.0 if quick else 8.0)
     rates = options.rates or ("10000,50000" if quick else "10000,50000,200000")
-    slow = ("rate", "plain", "warm") if quick else ()
+    slow = ("rate", "plain", "accounting", "warm") if quick else ()
     usual = [name for name in MEASURES if name not in slow]
     try:
         options.rates = [int(rate) for rate in rates.split(",")]
@@ -184,6 +185,8 @@ def _alone(
         yield from measure_filter(flows).items()
     if "show" in wanted:
         yield from measure_listing(kind.kind, flows).items()
+    if "accounting" in wanted:
+        yield from measure_accounting(kind.kind, flows).items()
 
 
 def _turn(

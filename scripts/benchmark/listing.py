@@ -97,13 +97,13 @@ def fill(flows: int) -> None:
     requests = RequestSocket()
     for first in range(0, flows, _BATCH):
         numbers = range(first, min(first + _BATCH, flows))
-        refused = requests.send([_flow(number) for number in numbers])
+        refused = requests.send([flow(number) for number in numbers])
         if refused:
             raise RuntimeError(f"a flow was refused: {os.strerror(refused[0].errno)}")
     requests.close()
 
 
-def _flow(number: int) -> bytes:
+def flow(number: int) -> bytes:
     client = (0x0A000000 + (number >> 4)).to_bytes(4)
     server = bytes((192, 0, 2, number & 0xFF))
     port = (1024 + (number & 0xF) * 4000).to_bytes(2)

@@ -29,6 +29,7 @@ _UNITS = (  # how names begin; factor of display
     ("resync", "ms", 1000.0),
     ("commit", "ms", 1000.0),
     ("list CPU", "us/flow", 1.0),
+    ("account CPU", "us/flow", 1.0),
     ("list memory", "MiB", 1.0),
     ("list", "flows/s", 1.0),
     ("filter told", "% of records", 1.0),

@@ -6,6 +6,7 @@ network leaves behind waits in a bounded buffer, beyond it the newest is dropped
 counted. A failure is one line in the log, and so is its end.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -19,14 +20,14 @@ from collections.abc import Sequence
 from syncd.errors import SyncdError
 
 _LOG = logging.getLogger("syncd.accounting")
-_LINES_AT_ONCE = 256  # of a chunk, which is kept or dropped as a whole
+_LINES_AT_ONCE = 32  # of a chunk, which is kept or dropped as a whole
 _WRITE_BYTES = 1 << 18  # of one system call, about
 _GATHER_S = 0.02  # in which more comes together
 _RETRY_S = 1.0  # after a failure
 _STOP_S = 5.0  # for what waits at the end
 _BURST = 8  # datagrams at once, then a breath, so that a collector keeps up
 _BREATH_S = 0.001
-_SAY_AGAIN_S = 300.0  # that nobody listens
+_SAY_AGAIN_S = 300.0
 _IP_MTU, _IPV6_MTU = 14, 24  # linux/in.h, linux/in6.h
 _HEADERS = {socket.AF_INET: 28, socket.AF_INET6: 48}  # of IP and UDP
 _MTU, _LEAST_BYTES = 1500, 512
@@ -45,6 +46,7 @@ class Sink(ABC):
         self._dropped_before = 0  # when the failure began
         self._changed = threading.Condition()
         self._stopping = False
+        self._silent_until = 0.0  # what was said lately is not said again
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     @property
@@ -60,6 +62,7 @@ class Sink(ABC):
         """Chunks, each with the number of its records; returns at once."""
         if not chunks:
             return
+        before = self.dropped
         with self._changed:
             for data, count in chunks:
                 if self._waiting_bytes + len(data) > self._limit_bytes:
@@ -68,6 +71,14 @@ class Sink(ABC):
                 self._waiting.append((data, count))
                 self._waiting_bytes += len(data)
             self._changed.notify()
+        now = time.monotonic()
+        if self.dropped > before and not self.failing and now >= self._silent_until:
+            self._silent_until = now + _SAY_AGAIN_S
+            _LOG.warning(
+                "%s: more records than go out, some are dropped; give [accounting] "
+                "buffer more room",
+                self.name,
+            )
 
     def close(self) -> None:
         """Get rid of what waits, as far as that works within seconds."""
@@ -185,7 +196,11 @@ class FileSink(Sink):
                     if size >= _WRITE_BYTES:
                         break
             joined = b"".join(chunks)[self._offset :]
-            self._offset += os.write(self._file, joined)
+            try:
+                self._offset += os.write(self._file, joined)
+            except OSError:
+                self._untear()
+                raise
             done = 0
             for data in chunks:
                 if self._offset < len(data):
@@ -202,14 +217,20 @@ class FileSink(Sink):
         except OSError:
             self._reopening = True
             raise
-        if self._offset:
-            data = self._waiting[0][0]
-            begin = data.rfind(b"\n", 0, self._offset) + 1
+        self._untear()
+        os.close(self._file)
+        self._file = new
+
+    def _untear(self) -> None:
+        """Take the beginning of a line back, for it does not go on."""
+        if not self._offset:
+            return
+        data = self._waiting[0][0]
+        begin = data.rfind(b"\n", 0, self._offset) + 1
+        with contextlib.suppress(OSError):  # what went into a pipe is gone
             size = os.fstat(self._file).st_size
             os.ftruncate(self._file, size - (self._offset - begin))
             self._offset = begin
-        os.close(self._file)
-        self._file = new
 
     def _end(self) -> None:
         os.close(self._file)
@@ -223,7 +244,6 @@ class CollectorSink(Sink):
         shown = f"[{address}]" if ":" in address else address
         super().__init__(f"ipfix {shown}:{port}", limit_bytes)
         self.refused = False  # by a collector that was not there; it knows no template
-        self._silent_until = 0.0
         self._family = family
         self._target = (address, port)
         self._socket: socket.socket | None = None

@@ -36,6 +36,9 @@ REASONS: Final = (EXPIRED, CLOSED, RESET, DELETED, EVICTED, REMOVED, LOST)
 _TIMEOUT_BIT: Final = 1 << CTA_TIMEOUT
 _SYN_SENT, _SYN_RECV, _LAST_ACK, _TIME_WAIT, _CLOSE, _SYN_SENT2 = 1, 2, 6, 7, 8, 9
 _SCTP_CLOSED, _SHUTDOWN_ACK_SENT = 1, 7
+_TIMEOUT_HEADER: Final = bytes((8, 0, CTA_TIMEOUT, 0))
+_TIMEOUT_TYPE: Final = bytes((CTA_TIMEOUT,))
+_PROTOINFO_TYPE: Final = bytes((CTA_PROTOINFO,))
 _DESTROY: Final = b"\x02\x01"
 _MISSING: Final = (CTA_HELP, CTA_LABELS, CTA_TUPLE_MASTER)
 
@@ -70,7 +73,11 @@ def reason_of(body: bytes, mask: int) -> str:
 def _state_of(body: bytes) -> tuple[int, int]:
     """Which protocol tells a state, and which one; zeros if none does."""
     # CTA_PROTOINFO { of the protocol { state, one byte } }
-    start = find(body, CTA_PROTOINFO)
+    start = (body[0] | body[1] << 8) + 8  # behind the reply tuple and the status
+    if body[start + 2 : start + 3] == _TIMEOUT_TYPE:
+        start += 8
+    if body[start + 2 : start + 3] != _PROTOINFO_TYPE:
+        start = find(body, CTA_PROTOINFO)
     if not 0 <= start < len(body) - 12:
         return 0, 0
     return body[start + 6], body[start + 12]
@@ -81,7 +88,7 @@ def ending_of(message: bytes, end: End) -> Ending:
     (_, _, body, _, mask), known, _, taken_over = end
     return Ending(
         message,
-        b"" if known is None else _extra_of(known),
+        _extra_of(known) if known else b"",
         reason_of(body, mask),
         int.from_bytes(message[12:16], "little"),
         taken_over,
@@ -111,6 +118,8 @@ def whole(ending: Ending) -> bytes:
 
 def without_timeout(message: bytes) -> bytes:
     """The message without the time that was left, which conntrackd leaves out."""
+    if _TIMEOUT_HEADER not in message:
+        return message
     start = find(message[20:], CTA_TIMEOUT) + 20
     if start < 20:
         return message

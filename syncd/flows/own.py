@@ -22,6 +22,7 @@ from syncd.flows.record import (
     CTA_STATUS,
     CTA_SYNPROXY,
     CTA_TIMEOUT,
+    CTA_TUPLE_MASTER,
     DUMP,
     END,
     EXP_END,
@@ -54,7 +55,10 @@ EARLY_SWEEP_S = 2.0  # the same for an end whose event was lost
 # C integers when compiled, where those of record.py are objects.
 _UPDATE, _NEW, _END, _DUMP, _SEQ_ADJUST = UPDATE, NEW, END, DUMP, IPS_SEQ_ADJUST
 _HELPED = _HELP_BIT
-# An end, the body that was own until then (None: it was not), was it planted, adopted?
+# What the message of an end lacks.
+_TOLD_EARLIER = 1 << CTA_HELP | 1 << CTA_LABELS | 1 << CTA_TUPLE_MASTER
+# An end, the body that was own until then (None: it was not; empty: it has nothing that
+# the message lacks), was it planted, adopted?
 End = tuple[Record, bytes | None, bool, bool]
 _DISTURBED_LIMIT = 1 << 18  # keys that are remembered for the next commit
 
@@ -178,7 +182,8 @@ class Own:
         taken = adopted is not None and key in adopted
         if taken and adopted is not None:
             adopted.discard(key)
-        self.ended.append((record, flows.bodies[key], False, taken))
+        known = flows.bodies[key] if fact[1] & _TOLD_EARLIER else b""
+        self.ended.append((record, known, False, taken))
 
     def _note(self, key: bytes, body: bytes, mask: int) -> None:
         """What has to be known of a flow beside what its table keeps."""

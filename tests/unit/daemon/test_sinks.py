@@ -69,7 +69,7 @@ def test_a_full_disk_is_said_once_counted_and_survived(
     caplog.set_level("INFO")
     path = tmp_path / "flows"
     path.symlink_to("/dev/full")
-    sink = started(path, limit=4000)
+    sink = started(path, limit=2560)
     sink.put_lines(["x" * 9] * 256)
     wait(lambda: sink.failures > 3)
     sink.put_lines(["y" * 9] * 256)

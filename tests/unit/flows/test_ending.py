@@ -95,7 +95,7 @@ def test_a_planted_copy_and_one_that_was_taken_over_are_told_apart() -> None:
     own.apply(reader.read([last]), 0.0)
     planted, adopted = own.ended
     assert planted[1:] == (None, True, False)
-    assert adopted[1:] == (body, False, True)
+    assert adopted[1:] == (body, False, True)  # its attributes are not known yet
     assert own.flows.adopted == set()
 
 
