@@ -181,7 +181,7 @@ class Node:
         )
         self.engine.change_filter(_filter(self.config))
         self.listener.heal()
-        self.fate.read()
+        self.fate.hurry()
         _LOG.info("reload: [commit], [filter], [security] and keys are in force")
 
     def read_keys(self, config: Config) -> None:

@@ -394,7 +394,7 @@ class Operations:
 
     async def _read_fates(self, peers: list[Peer]) -> None:
         """Read what this kernel is set to; wait for peers that did not tell theirs."""
-        self._node.fate.read()
+        await self._node.fate.read()
         await self._until(
             lambda: all(
                 peer.fate.differences is not None

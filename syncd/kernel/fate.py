@@ -1,16 +1,25 @@
 """What decides in this kernel how a restored flow fares: settings and helpers.
 
-In: /proc/sys/net/netfilter of this network namespace, /sys/module. Out: names with
-values. The rule: what is not there is left out; what only concerns logging, checksums,
-events or reassembly is no matter here.
+In: /proc/sys/net/netfilter of this network namespace, /sys/module, the timeout
+policies. Out: names with values. The rule: what is not there is left out; what only
+concerns logging, checksums, events or reassembly is no matter here.
 
 Of conntrack helpers the kernel tells those that are modules, or built in with
 parameters; nf_conntrack_pptp built into the kernel is not seen.
 """
 
+import errno
 from pathlib import Path
 
+from syncd.errors import KernelError
 from syncd.kernel.host import read_setting
+from syncd.kernel.policies import (
+    FAMILIES,
+    PROTOCOLS,
+    Policy,
+    get_default,
+    list_policies,
+)
 
 _SETTINGS = Path("/proc/sys/net/netfilter")
 _MODULES = Path("/sys/module")
@@ -29,10 +38,14 @@ _HELPERS = (
 )
 
 
+_WITHOUT_SETTING = {"tcp": "SYN_SENT2"}  # defaults that no sysctl shows
+_LACKING = (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
+
+
 def read_fate(
     settings: Path = _SETTINGS, modules: Path = _MODULES
 ) -> dict[str, int | str]:
-    """All of it, as it is now."""
+    """Settings and helpers, as they are now."""
     names = {path.name for glob in _TIMEOUTS for path in settings.glob(glob)}
     names = {name for name in names if not name.startswith(_REASSEMBLY)}
     found: dict[str, int | str] = {}
@@ -43,4 +56,36 @@ def read_fate(
     for name in _HELPERS:
         if (modules / f"nf_conntrack_{name}").is_dir():
             found[f"helper {name}"] = "present"
+    return found
+
+
+def read_policies() -> dict[str, int | str]:
+    """Timeout policies, and defaults that are no settings; {} if the kernel has none.
+
+    It asks the kernel and waits, 5 s at most; a KernelError says that it was in vain.
+    """
+    try:
+        found = name_policies(list(list_policies()))
+        for protocol, state in _WITHOUT_SETTING.items():
+            seconds = get_default(protocol).seconds.get(state)
+            if seconds is not None:
+                found[f"default {protocol} {state}"] = seconds
+    except KernelError as error:
+        if error.errno in _LACKING:
+            return {}
+        raise
+    return found
+
+
+def name_policies(policies: list[Policy]) -> dict[str, int | str]:
+    """One item for each state of each policy."""
+    families = {number: name for name, number in FAMILIES.items()}
+    found: dict[str, int | str] = {}
+    for policy in policies:
+        family = families.get(policy.family, str(policy.family))
+        protocol = policy.protocol
+        if policy.number != PROTOCOLS[protocol][0]:
+            protocol += f" {policy.number}"
+        for state, seconds in policy.seconds.items():
+            found[f"policy {policy.name} {family} {protocol} {state}"] = seconds
     return found

@@ -17,7 +17,14 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
 
-from syncd.replication.hello import FATE_ITEMS_LIMIT, Fate, Hello, Item, Value
+from syncd.replication.hello import (
+    FATE_ITEMS_LIMIT,
+    FATE_TEXT_LIMIT,
+    Fate,
+    Hello,
+    Item,
+    Value,
+)
 
 Items = tuple[Item, ...]
 
@@ -183,12 +190,23 @@ def digest_of(items: Items) -> int:
 
 def bounded(items: Iterable[Item]) -> Items:
     """Sorted by name; of what is too many only the number and a digest."""
-    sorted_items = tuple(sorted(items, key=lambda item: item[0]))
+    named = {_plain(name): value for name, value in items}
+    sorted_items = tuple(
+        (name, value if isinstance(value, int) else _plain(value))
+        for name, value in sorted(named.items(), key=lambda item: item[0])
+    )
     if len(sorted_items) <= FATE_ITEMS_LIMIT:
         return sorted_items
     kept, rest = sorted_items[: FATE_ITEMS_LIMIT - 1], sorted_items
     rest = rest[FATE_ITEMS_LIMIT - 1 :]
     return *kept, ("further settings", f"{len(rest)}, digest {digest_of(rest):x}")
+
+
+def _plain(text: str) -> str:
+    """What a frame may carry: short, printable, ASCII."""
+    if not (text.isascii() and text.isprintable()):
+        text = text.encode("unicode_escape").decode("ascii")
+    return text[:FATE_TEXT_LIMIT]
 
 
 def differences(here: Items, there: Items) -> tuple[Difference, ...]:

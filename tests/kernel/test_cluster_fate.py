@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.kernel.cluster import Cluster, Node
-from tests.lab import Lab, sysctl
+from tests.lab import Lab, run_in, sysctl
 
 pytestmark = pytest.mark.kernel
 
@@ -82,3 +82,29 @@ def test_status_and_verify_name_each_difference_until_there_is_none(
         node.wait(lambda s: settings(s)["equal"] is True, "they are set alike")
     assert "are set alike now" in first.log
     assert first.command("verify").stdout.splitlines() == ["fw2: equal"]
+
+
+def test_timeout_policies_are_compared_by_state_and_those_of_rulesets_are_not(
+    pair: Cluster,
+) -> None:
+    first, second = pair.nodes
+    rules = (
+        "table ip t { ct timeout slow { protocol udp; l3proto ip;"
+        " policy = { unreplied: 11, replied: 22 }; }; }"
+    )
+    web = ("nfct", "add", "timeout", "web", "inet", "tcp", "established")
+    run_in(first.namespace, *web, "100")
+    run_in(second.namespace, *web, "200")
+    run_in(first.namespace, "nft", rules)
+    pair.start()
+    status = first.wait(lambda s: settings(s)["equal"] is False, "they are compared")
+    assert settings(status)["differences"] == [
+        {"what": "policy web inet tcp ESTABLISHED", "here": 100, "there": 200}
+    ]
+    run_in(first.namespace, "nfct", "delete", "timeout", "web")
+    run_in(first.namespace, *web, "200")
+    assert first.ask("verify")["peers"][0]["settings"]["equal"] is True
+    run_in(first.namespace, "nfct", "delete", "timeout", "web")
+    row = first.ask("verify")["peers"][0]
+    assert {item["here"] for item in row["settings"]["differences"]} == {None}
+    assert len(row["settings"]["differences"]) > 8

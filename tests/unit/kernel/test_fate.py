@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from syncd.kernel.fate import read_fate
+from syncd.kernel.fate import name_policies, read_fate
+from syncd.kernel.policies import Policy
 
 
 def test_timeouts_switches_limits_and_helpers_are_read_and_nothing_else(
@@ -34,3 +35,15 @@ def test_timeouts_switches_limits_and_helpers_are_read_and_nothing_else(
 
 def test_a_kernel_that_has_none_of_it_has_nothing_to_say(tmp_path: Path) -> None:
     assert read_fate(tmp_path, tmp_path / "none") == {}
+
+
+def test_each_state_of_a_policy_has_its_own_name() -> None:
+    policies = [
+        Policy("web", 2, 6, {"SYN_SENT": 5, "ESTABLISHED": 60}),
+        Policy("tunnel", 10, 50, {"TIMEOUT": 90}),
+    ]
+    assert name_policies(policies) == {
+        "policy web inet tcp SYN_SENT": 5,
+        "policy web inet tcp ESTABLISHED": 60,
+        "policy tunnel inet6 generic 50 TIMEOUT": 90,
+    }

@@ -212,6 +212,19 @@ def test_broken_settings_are_a_frame_error(fate: object) -> None:
         Coder().content(payload)
 
 
+def test_what_no_frame_may_carry_is_escaped_and_cut_before_it_leaves() -> None:
+    strange: list[Item] = [
+        ("policy \x1b[2J\udc80\u2603", "a\nb"),
+        ("x" * 200, "\u2603" * 100),
+        ("plain", 1 << 32),
+    ]
+    fate = Fate(5, (), 0, 1, bounded(strange))
+    content = Coder().content(Coder().pack_hello(Hello(fate=fate)))
+    assert isinstance(content, Hello)
+    assert content.fate == fate
+    assert fate.items[1] == ("policy \\x1b[2J\\udc80\\u2603", "a\\nb")
+
+
 def test_items_that_do_not_have_the_digest_are_not_believed() -> None:
     talk = Talk("a", "b")
     use(talk, "a", items(3))
