@@ -408,6 +408,8 @@ def test_an_ordinary_user_with_one_capability_runs_the_daemon(
             for node in made.nodes:
                 warned = [line for line in node.log.splitlines() if "WARNING" in line]
                 rights = ("permi", "denied", "nf_conntrack", "buffer", "CAP_")
+                # That the load sets one kernel otherwise than the other is no refusal.
+                warned = [line for line in warned if "is set differently" not in line]
                 refused = [line for line in warned if any(w in line for w in rights)]
                 assert not refused, refused
     finally:
