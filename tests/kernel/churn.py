@@ -59,6 +59,8 @@ class Churn:
             self.late_s = max(self.late_s, -ahead)
             time.sleep(max(ahead, _TICK_S))
             now = time.monotonic()
+        for _, moment in waiting:  # that a busy machine left behind
+            moment()
 
     def _visit(self) -> None:
         index = self._visited % len(self._flows)
