@@ -54,6 +54,7 @@ def test_status_and_verify_name_each_difference_until_there_is_none(
     )
     line = f"{ESTABLISHED}: 432000 here, 3600 there"
     assert f"kernels fw2  {line}" in first.command("status").stdout
+    first.wait(lambda _: line in first.log, "the log says so")
     assert first.log.count(line) == 1
 
     put(first, LIBERAL, 1)
@@ -80,7 +81,7 @@ def test_status_and_verify_name_each_difference_until_there_is_none(
     second.send_signal(signal.SIGHUP)
     for node in pair.nodes:
         node.wait(lambda s: settings(s)["equal"] is True, "they are set alike")
-    assert "are set alike now" in first.log
+    first.wait(lambda _: "are set alike now" in first.log, "the log says so")
     assert first.command("verify").stdout.splitlines() == ["fw2: equal"]
 
 
