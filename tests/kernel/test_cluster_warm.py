@@ -257,7 +257,7 @@ def test_the_demo_lives_on_though_nobody_promotes() -> None:
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
