@@ -117,6 +117,9 @@ _SENT_TO_EXPECT = (
     CTA_EXPECT_HELP_NAME,
     CTA_EXPECT_FN,
 )
+# Registered for no family and for UDP (net/netfilter/nf_conntrack_h323_main.c), while
+# its flows are TCP: only an expectation brings it.
+_UNATTACHABLE = b"H.245\0"
 _SWAPPED_ENDS = (
     (CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT),
     (CTA_PROTO_DST_PORT, CTA_PROTO_SRC_PORT),
@@ -317,7 +320,7 @@ def same_tuples(body: bytes, held: bytes) -> bool:
     window scale that is not used cannot be taken back.
     """
     ours, theirs = nla.attributes(body), nla.attributes(held)
-    if CTA_HELP in ours and _helper(ours) != _helper(theirs):
+    if _helper(ours) not in (b"", _UNATTACHABLE, _helper(theirs)):
         return False
     told, there = (attributes.get(CTA_PROTOINFO, b"") for attributes in (ours, theirs))
     if told and there and keeps_scales(told, there):

@@ -212,6 +212,8 @@ def test_a_flow_without_its_helper_is_another_flow() -> None:
     helpless = vector.body.replace(help_part, b"")
     assert not restore.same_tuples(vector.body, helpless)
     assert restore.same_tuples(helpless, vector.body)
+    other = vector.body.replace(help_part, nla.nested(CTA_HELP, nla.tlv(1, b"H.245\0")))
+    assert restore.same_tuples(other, helpless)  # no create could attach that one
     longer = nla.nested(CTA_HELP, nla.tlv(1, b"ftp\0"), nla.tlv(2, b"state"))
     with_state = vector.body.replace(help_part, longer)
     assert restore.same_tuples(vector.body, with_state)
