@@ -58,6 +58,7 @@ _KEYS: Final = {
 def main(words: list[str] | None = None) -> int:
     """Run the command; nothing but a status comes out, never a traceback."""
     try:
+        _open_closed_streams()
         words = sys.argv[1:] if words is None else words
         status = _run(_read(words))
         sys.stdout.flush()  # what cannot be written is to fail here, not at the end
@@ -128,6 +129,23 @@ def _socket_path(config: str) -> str:
             raise
         status = 4 if isinstance(error.__cause__, PermissionError) else 2
         raise ControlError(f"{error} or --socket PATH", status) from error
+
+
+def _open_closed_streams() -> None:
+    """Where the caller has closed a standard stream, something stands in.
+
+    No socket gets its number, and what is written to a closed output still fails.
+    """
+    if sys.stdin and sys.stdout and sys.stderr:
+        return
+    for number, flags in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, flags)  # the lowest free number is this one
+    sys.stdin = sys.stdin or open(0)  # noqa: SIM115 - for the life of the program
+    sys.stdout = sys.stdout or open(1, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w")  # noqa: SIM115
 
 
 def _discard_output() -> None:

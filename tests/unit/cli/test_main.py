@@ -225,6 +225,20 @@ def test_output_that_cannot_be_written_is_one_line(config: Path) -> None:
     assert (done.returncode, done.stderr) == (1, b"syncd: No space left on device\n")
 
 
+def test_closed_streams_are_no_surprise(config: Path) -> None:
+    command = f"{sys.executable} -m syncd check-config --json {config}"
+    for closing, status, said in (
+        (">&-", 1, "syncd: Bad file descriptor\n"),
+        ("2>&-", 0, ""),
+        ("<&-", 0, ""),
+        ("<&- >&- 2>&-", 1, ""),
+    ):
+        words = ["sh", "-c", f"{command} {closing}"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (status, said), closing
+        assert done.stdout.startswith("{") == (status == 0)
+
+
 def test_a_client_loads_only_what_it_needs(tmp_path: Path) -> None:
     code = (
         "import sys; from syncd.cli.main import main;"
