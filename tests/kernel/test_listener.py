@@ -25,6 +25,8 @@ group = "225.0.0.50"
 mode = "off"
 [kernel]
 receive_buffer = "128 MiB"
+[filter]
+own_addresses = "accept"
 """
 LONGEST_S = 30.0
 
