@@ -25,6 +25,7 @@ _AT_ONCE = 8192  # records that are counted in one go, about 1 ms
 _RECORD_S = 5e-5  # that a count in no hurry takes for each record
 _STEPS = 64  # of a count, beside those that find the keys: one for each bucket
 _RECENT_S = (0.2, 2e-6)  # in all and for each record: a count asked for is not repeated
+_AGAIN_S = (2.0, 2e-5)  # the same: what is still different is located once more
 
 
 class Why(Enum):
@@ -38,7 +39,15 @@ class Why(Enum):
 class Audit:
     """The count of one peer's copy."""
 
-    __slots__ = ("_counted_at", "_left", "_pace_s", "_why", "due_at", "shelves")
+    __slots__ = (
+        "_again_at",
+        "_counted_at",
+        "_left",
+        "_pace_s",
+        "_why",
+        "due_at",
+        "shelves",
+    )
 
     def __init__(self) -> None:
         self.due_at = math.inf  # of the next step
@@ -46,6 +55,7 @@ class Audit:
         self._why = Why.ROUTINE
         self._left = 0  # buckets that are still to be counted
         self._pace_s = 0.0  # between two steps
+        self._again_at = 0.0  # when a location is too old to be believed
         self._counted_at = -math.inf  # when the latest one that was asked for began
 
     @property
@@ -70,13 +80,25 @@ class Audit:
             self._begin(peer, ALL_BUCKETS, Why.REQUEST, now)
 
     def locate(self, peer: "Peer", buckets: int, now: float) -> bool:
-        """Count these buckets and keep their keys; are they there?"""
+        """Count these buckets and keep their keys; are they there?
+
+        A record may change in silence after its bucket was counted, and the next change
+        to it then leaves a wrong sum: so a small copy is counted with each comparison
+        here too, and a large one again if it stays different.
+        """
         shelves = self.shelves
         if self._why is not Why.LOCATION or shelves is None:
-            self._begin(peer, buckets, Why.LOCATION, now)
+            self._locate(peer, buckets, now)
         elif buckets & ~shelves.buckets:
-            self._begin(peer, buckets | shelves.buckets, Why.LOCATION, now)
+            self._locate(peer, buckets | shelves.buckets, now)
+        elif not self._left and (_size(peer) <= _AT_ONCE or now >= self._again_at):
+            self._locate(peer, buckets, now)
         return not self._left
+
+    def _locate(self, peer: "Peer", buckets: int, now: float) -> None:
+        total_s, record_s = _AGAIN_S
+        self._again_at = now + total_s + record_s * _size(peer)
+        self._begin(peer, buckets, Why.LOCATION, now)
 
     def located(self) -> None:
         """The copy is equal: the keys are not needed any more."""

@@ -50,8 +50,9 @@ class Lister:
     _used_at: float = 0.0
 
     def want(self, buckets: int) -> None:
-        """Some peer differs in these buckets."""
+        """Some peer differs in these buckets: they are counted, then listed."""
         self._wanted = buckets
+        self._uncounted |= buckets
 
     def ask(self, names: Iterable[int]) -> None:
         """A peer asks for the records with these short names."""

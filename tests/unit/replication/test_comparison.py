@@ -3,6 +3,7 @@
 import pytest
 from syncd.flows.digest import ALL_BUCKETS, bucket_of, named, short_name
 from syncd.replication.audit import held_records
+from syncd.replication.comparison import DIFFERENT
 from syncd.replication.frame import Coder, Data
 from syncd.replication.peer import Peer
 from syncd.replication.settings import Settings
@@ -340,6 +341,45 @@ def test_a_silent_corruption_of_a_large_copy_is_found_in_bounded_time(
     assert talk.copy("b", "a") == talk.own("a")
     assert peer.repaired == 1
     assert peer.verified
+
+
+@pytest.mark.parametrize(("flows", "limit_s"), [(300, 1.0), (20000, 5.0)])
+def test_a_record_that_changes_in_silence_while_another_is_located(
+    flows: int, limit_s: float
+) -> None:
+    """The next change to it takes from the sum what never was in it."""
+    talk = in_step("a", "b", flows=flows)
+    a, peer = talk.engines["a"], talk.engines["b"].peers["a"]
+    corrupt(peer, "flip")
+    while peer.verdict != DIFFERENT:
+        talk.turn()
+        talk.now += 0.01
+    numbers = [
+        number
+        for number in range(flows)
+        if peer.buckets >> bucket_of(short_name(flow_key(number))) & 1
+        and peer.flows.bodies[flow_key(number)] == a.own.flows.bodies[flow_key(number)]
+    ]
+    key = flow_key(numbers[0])
+    peer.flows.bodies[key] = flow_body(numbers[0])[:-1] + b"?"
+    put(a.own, numbers[0], seconds=1)
+    talk.run(limit_s)
+    assert peer.verified
+    assert a.peers["b"].verified
+    assert talk.copy("b", "a") == talk.own("a")
+
+
+def test_a_sum_that_goes_wrong_while_its_bucket_is_listed_is_counted_again() -> None:
+    talk = in_step("a", "b")
+    a, peer = talk.engines["a"], talk.engines["b"].peers["a"]
+    key = corrupt(peer, "flip")
+    talk.run(1.5)
+    assert peer.repaired == 1
+    a.outbox.told.sums[bucket_of(short_name(key))] += 1
+    talk.run(2.0)
+    assert peer.incidents == 2
+    assert peer.verified
+    assert a.peers["b"].verified
 
 
 def test_no_step_of_a_comparison_looks_through_a_large_table() -> None:
