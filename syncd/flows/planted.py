@@ -28,10 +28,14 @@ _IPV4 = 2
 class Planted:
     """The register; bodies are in `Own`, which loses those that live here."""
 
-    __slots__ = ("_at", "_count", "_ends", "_out", "_own", "_wheel", "_zoned", "long_s")
+    __slots__ = (
+        *("_at", "_count", "_ends", "_out", "_own", "_wheel", "_zoned"),
+        *("late_s", "long_s"),
+    )
 
     def __init__(self, own: Own, long_s: int) -> None:
         self.long_s = long_s
+        self.late_s = min(SHORT_S, long_s) * 3 // 8  # who has less left was forgotten
         self._own = own
         self._zoned: dict[bytes, bytes] = {}  # what the kernel names without its zone
         # The second in which the timer ends, of each key that is in the wheel or out.
@@ -88,9 +92,14 @@ class Planted:
         self._count = count
 
     def postpone(self, key: bytes) -> None:
-        """It is not extended any more; forget it when its timer has run out."""
+        """It is not extended now; forget it when its timer has run out.
+
+        It is due again at half of what is left: it may be told anew until then.
+        """
         self._out.discard(key)
-        self._put(key, self._ends.setdefault(key, self._at) + GONE_S)
+        end = self._ends.setdefault(key, self._at)
+        left_s = end - self._at
+        self._put(key, self._at + left_s // 2 if left_s > GONE_S else end + GONE_S)
 
     def forget(self, key: bytes) -> None:
         """It is not planted any more."""

@@ -321,11 +321,12 @@ class Standby:
         """The step could not be carried out."""
         if step.task is Task.DELETE:
             self._ended.update(step.keys)
-            self._looks.extend(step.keys)
-        if step.task is Task.LOOK:
+        if step.task in (Task.DELETE, Task.LOOK):
             self._looks.extend(step.keys)
         if step.plan is not None:
-            self._touched.update([record[0] for record in step.plan.records])
+            keys = [record[0] for record in step.plan.records]
+            self._touched.update(keys)  # and those that are here, to be extended:
+            self._looks.extend(key for key in keys if self.register.get(key))
 
     # What the kernel said
 
@@ -449,7 +450,7 @@ class Standby:
         for key in islice(self._gleaning, _GLEANED_AT_ONCE):
             count += 1
             if register.get(key) is not None:
-                if register.ended(key, now - SHORT_S):
+                if register.ended(key, now + register.late_s):
                     self._looks.append(key)  # it was lost sight of
             elif key in adopting or key in self.refused:
                 continue
@@ -462,7 +463,7 @@ class Standby:
             self._gleaned_at = now + _GLEAN_INTERVAL_S
         else:
             self._gleaning = self._all_told()
-            self._gleaned_at = now + register.long_s / 4
+            self._gleaned_at = now + register.late_s
 
     def _all_told(self) -> Iterator[bytes]:
         for peer in tuple(self._peers.values()):

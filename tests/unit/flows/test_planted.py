@@ -1,6 +1,7 @@
 """What warm standby wrote into this kernel is not own until it lives here."""
 
 from syncd.flows.own import Own
+from syncd.flows.planted import GONE_S, SHORT_S, Planted
 from syncd.flows.reader import RecordReader
 from syncd.flows.record import (
     BY_PROGRAM,
@@ -127,3 +128,16 @@ def test_a_planted_expectation_is_known_by_the_name_that_the_kernel_gives_it() -
     own.apply([(EXP_NEW, key, body, ident, mask)], 3.0)
     assert list(own.expectations.bodies) == [key]
     assert not own.planted
+
+
+def test_a_copy_that_nobody_tells_is_looked_at_until_its_timer_has_run_out() -> None:
+    own = Own()
+    register = Planted(own, 600)
+    register.note([(KEY, BODY)], SHORT_S, 1000.0)
+    looks = []
+    for at in range(1000, 1000 + SHORT_S + GONE_S + 2):
+        for key in register.due(float(at)):
+            looks.append(at)
+            register.postpone(key)
+    assert 3 <= len(looks) <= 8
+    assert looks[-1] >= 1000 + SHORT_S + GONE_S - 1

@@ -422,3 +422,18 @@ def test_an_audit_finds_and_repairs_what_is_otherwise() -> None:
     assert (counts.repaired, counts.replanted) == (1, 1)
     assert scene.kernel.entries[flow_key(1)].status == 0xE
     assert scene.held == keys(1, 2)
+
+
+def test_a_refresh_that_could_not_be_carried_out_is_made_up_for() -> None:
+    scene = Scene()
+    scene.tell(*range(20), seconds=30)
+    scene.work()
+    failures = 0
+    for second in range(3 * SHORT_S):
+        scene.kernel.now += 1
+        scene.kernel.expire(scene.own)
+        failures += not work(scene.standby, scene.kernel, answers=second % 2 == 0)
+        assert scene.held == all_of(range(20))
+    assert failures
+    assert scene.kernel.created == 20
+    assert scene.standby.counts.replanted == 0

@@ -125,11 +125,14 @@ class Kernel:
             own.apply([(DUMP, *record[1:])], self.now)
 
 
-def work(standby: Standby, kernel: Kernel) -> None:
-    """One beat, until nothing is left to be done."""
+def work(standby: Standby, kernel: Kernel, *, answers: bool = True) -> bool:
+    """One beat, until nothing is left to be done, or no plan is answered."""
     standby.look(kernel.now)
     while (step := standby.next_step(kernel.now)) is not None:
         if step.plan is not None:
+            if not answers:
+                standby.again(step)
+                return False
             while (batch := step.plan.next_batch()) is not None:
                 step.plan.report(batch, *kernel.answer(batch.messages))
             standby.planted(step.plan, kernel.now)
@@ -150,6 +153,7 @@ def work(standby: Standby, kernel: Kernel) -> None:
             standby.looked(step.keys, shown, kernel.now)
         else:
             standby.deleted(step.keys)
+    return True
 
 
 def records(kernel: Kernel) -> list[Record]:
