@@ -342,3 +342,40 @@ def test_in_a_cluster_one_node_records_a_flow(
     assert len(set(keys)) == len(keys)
     taken = [row for row in theirs if row.get("taken_over")]
     assert len(taken) >= len(moved) * 0.9
+
+
+def test_who_takes_over_from_a_killed_node_records_what_that_one_had(
+    lab: Lab, tmp_path: Path
+) -> None:
+    files = {name: tmp_path / f"{name}.json" for name in ("fw1", "fw2")}
+    made = Cluster(lab, tmp_path, ("fw1", "fw2"))
+    for node in made.nodes:
+        more = f'[accounting]\njson = "{files[node.name]}"\n'
+        node.config.write_text(node.config.read_text() + more)
+    roads = mixture.Roads(lab, made.nodes[0].namespace, "far")
+    try:
+        made.start()
+        first, second = made.nodes
+        assert first.command("promote").returncode == 0
+        mixture.play(roads, first.namespace, mixture.talks(100))
+        cluster.wait_until_equal(first, second, 10.0)
+        moved = second.command("show", "--table", "peer", "--json").stdout
+        first.kill()
+        assert second.command("promote").returncode == 0
+        second.wait(lambda status: not status["lacking"], "promoted")
+        first.start()
+        second.wait_in_step(1)
+        time.sleep(1)
+        run_in(second.namespace, "conntrack", "-F")
+        first.wait(
+            lambda status: status["kernel"]["entries"] == 0, "copies are deleted"
+        )
+        time.sleep(1)
+    finally:
+        made.close()
+        roads.close()
+    ours, theirs = records(files["fw1"]), records(files["fw2"])
+    keys = [key_of(row) for row in [*ours, *theirs]]
+    assert len(set(keys)) == len(keys)
+    taken = [row for row in theirs if row.get("taken_over")]
+    assert len(taken) >= moved.count("\n") * 0.9
