@@ -14,11 +14,10 @@ from pathlib import Path
 from syncd import keys
 
 from benchmark import measures, report
-from benchmark.accounting import measure_accounting
+from benchmark.apart import measure_apart
 from benchmark.daemons import Conntrackd, Daemon, Pair, Place, Syncd
 from benchmark.digest import measure_digest
 from benchmark.filtering import measure_filter
-from benchmark.listing import measure_listing
 from benchmark.load import Load
 from benchmark.world import ADDRESSES, SYNC, World, is_root_of_machine
 
@@ -184,9 +183,9 @@ def _alone(
     if "filter" in wanted and kind is Syncd:
         yield from measure_filter(flows).items()
     if "show" in wanted:
-        yield from measure_listing(kind.kind, flows).items()
+        yield from measure_apart("listing", kind.kind, flows).items()
     if "accounting" in wanted:
-        yield from measure_accounting(kind.kind, flows).items()
+        yield from measure_apart("accounting", kind.kind, flows).items()
 
 
 def _turn(

@@ -51,22 +51,6 @@ _OUTPUTS = {
 }
 
 
-def measure_accounting(kind: str, flows: int) -> dict[str, float]:
-    """The figures, by name."""
-    words = (sys.executable, "-m", "benchmark.accounting", str(flows), kind)
-    done = subprocess.run(
-        ["unshare", "--net", *words],
-        cwd=Path(__file__).parents[1],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise RuntimeError(f"accounting: {done.stderr.strip()}")
-    figures = json.loads(done.stdout)
-    return {str(name): float(value) for name, value in figures.items()}
-
-
 def main(flows: int, kind: str) -> None:
     for name in ("nf_conntrack_acct", "nf_conntrack_timestamp", "nf_conntrack_events"):
         (_SETTINGS / name).write_text("1\n")

@@ -40,22 +40,6 @@ _COMMANDS = {
 }
 
 
-def measure_listing(kind: str, flows: int) -> dict[str, float]:
-    """The figures, by name."""
-    words = (sys.executable, "-m", "benchmark.listing", str(flows), kind)
-    done = subprocess.run(
-        ["unshare", "--net", *words],
-        cwd=Path(__file__).parents[1],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise RuntimeError(f"the listing: {done.stderr.strip()}")
-    figures = json.loads(done.stdout)
-    return {str(name): float(value) for name, value in figures.items()}
-
-
 def main(flows: int, kind: str) -> None:
     fill(flows)
     figures: dict[str, float] = {}

@@ -161,12 +161,6 @@ def without_timeout(body: bytes) -> bytes:
     return body if start < 0 else body[:start] + body[start + 8 :]
 
 
-def zone_of(flow_key: bytes) -> bytes | None:
-    """The 2 bytes of a flow key's CTA_ZONE."""
-    end = 4 + (flow_key[4] | flow_key[5] << 8)
-    return flow_key[end + 4 : end + 6] if end < len(flow_key) else None
-
-
 def with_zone(expectation_key: bytes, zone: bytes) -> bytes:
     """The key of an expectation whose master is in a zone (2 bytes)."""
     return expectation_key + tlv(CTA_EXPECT_ZONE, zone)
@@ -184,16 +178,8 @@ def plain_key(key: bytes) -> bytes:
 
 def master_of(expectation_body: bytes) -> bytes:
     """The flow key of an expectation's master, as far as its zone."""
-    return _master(expectation_body, find(expectation_body, CTA_EXPECT_MASTER))
-
-
-def related_master(flow_body: bytes) -> bytes | None:
-    """The flow key of a related flow's master, as far as its zone."""
-    start = find(flow_body, CTA_TUPLE_MASTER)
-    return None if start < 0 else _master(flow_body, start)
-
-
-def _master(body: bytes, start: int) -> bytes:
+    body = expectation_body
+    start = find(body, CTA_EXPECT_MASTER)
     if start < 0 or len(body) < start + 12:
         raise RecordError("no master")
     end = start + (body[start] | body[start + 1] << 8)

@@ -297,7 +297,13 @@ def delete(key: bytes, sequence: int) -> bytes:
 
 def delete_reply(key: bytes, body: bytes, sequence: int) -> bytes:
     """Delete whichever flow holds this flow's (translated) reply tuple."""
-    return _by_reply(CT_DELETE, key, body, sequence)
+    _require_tuple(key)
+    attributes = nla.attributes(body)
+    if CTA_TUPLE_REPLY not in attributes:
+        raise RecordError("flow without a reply tuple")
+    zone = nla.attributes(key, 4).get(CTA_ZONE, b"")
+    reply = attributes[CTA_TUPLE_REPLY]
+    return _message(CT_DELETE, REQUEST, sequence, key[:4], reply, zone)
 
 
 def lookup(key: bytes, sequence: int) -> bytes:
@@ -305,11 +311,6 @@ def lookup(key: bytes, sequence: int) -> bytes:
     _require_tuple(key)
     kind = EXP_GET if is_expectation(key) else CT_GET
     return _message(kind, REQUEST, sequence, key)
-
-
-def lookup_reply(key: bytes, body: bytes, sequence: int) -> bytes:
-    """Ask the kernel for whichever flow holds this flow's reply tuple."""
-    return _by_reply(CT_GET, key, body, sequence)
 
 
 def same_tuples(body: bytes, held: bytes) -> bool:
@@ -451,15 +452,6 @@ def _expect(
     parts = [attributes[kind] for kind in _SENT_TO_EXPECT if kind in attributes]
     timer = be32(CTA_EXPECT_TIMEOUT, timeout_s)
     return _message(EXP_NEW, flags, sequence, key, *parts, timer)
-
-
-def _by_reply(kind: int, key: bytes, body: bytes, sequence: int) -> bytes:
-    _require_tuple(key)
-    attributes = nla.attributes(body)
-    if CTA_TUPLE_REPLY not in attributes:
-        raise RecordError("flow without a reply tuple")
-    zone = nla.attributes(key, 4).get(CTA_ZONE, b"")
-    return _message(kind, REQUEST, sequence, key[:4], attributes[CTA_TUPLE_REPLY], zone)
 
 
 def _require_tuple(key: bytes) -> None:

@@ -16,7 +16,6 @@ import os
 import socket
 import struct
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,11 +82,6 @@ def table_limit(root: Path = _SETTINGS) -> int:
 def table_count(root: Path = _SETTINGS) -> int:
     """How many flows it holds now, dying ones included."""
     return read_setting("nf_conntrack_count", root) or 0
-
-
-def table_buckets(root: Path = _SETTINGS) -> int:
-    """The size of the hash table, shared by all namespaces."""
-    return read_setting("nf_conntrack_buckets", root) or 0
 
 
 def prepare_events(root: Path = _SETTINGS) -> list[str]:
@@ -159,15 +153,6 @@ async def interface(wanted: str) -> Interface | None:
     """The interface of that name, or the one that has that address."""
     async with AsyncIPRoute() as routes:
         return await _look(routes, wanted)
-
-
-async def wait_for_interface(wanted: str) -> Interface:
-    """The interface of that name or address, as soon as it is usable."""
-    async with aclosing(watch_interfaces([wanted])) as changes:
-        async for _, found in changes:
-            if found is not None and found.usable:
-                return found
-    raise AssertionError("the watch has no end")
 
 
 async def watch_interfaces(

@@ -22,11 +22,9 @@ from syncd.flows.record import (
     mask_of,
     master_of,
     merge,
-    related_master,
     status_of,
     timeout_of,
     without_timeout,
-    zone_of,
 )
 
 from tests.unit.flows.recorded import recorded, without_portid
@@ -118,14 +116,12 @@ def test_whatever_became_a_record_can_be_asked(message: bytes) -> None:
         if key[6] == EXPECTATION:
             assert master_or_error(body)
         else:
-            zone_of(key)
             assert 0 <= status_of(body) < 1 << 32
             timeout_of(body)
             rest = without_timeout(body)
             assert timeout_of(rest) is None
             merged, merged_mask = merge(body, body)
             assert merge(merged, merged) == (merged, merged_mask)
-            related_master(body)
 
 
 def master_or_error(body: bytes) -> bytes:
@@ -137,7 +133,7 @@ def master_or_error(body: bytes) -> bytes:
 
 @given(st.one_of(st.binary(max_size=64), mutated().map(lambda m: m[20:])))
 def test_parts_of_garbage_are_values_or_a_record_error(body: bytes) -> None:
-    for ask in (status_of, timeout_of, without_timeout, related_master, master_of):
+    for ask in (status_of, timeout_of, without_timeout, master_of):
         try:
             ask(body)
         except RecordError:

@@ -152,6 +152,14 @@ def key_of(row: Row) -> Key:
     return (row["family"], row["protocol_number"], ends, row.get("zone", 0))
 
 
+def end_all(former: Node, primary: Node) -> None:
+    """End every flow, and let both nodes write down what is theirs to write."""
+    time.sleep(1)
+    run_in(primary.namespace, "conntrack", "-F")
+    former.wait(lambda status: status["kernel"]["entries"] == 0, "copies are deleted")
+    time.sleep(1)
+
+
 def foreign(rows: list[Row]) -> dict[Key, Row]:
     """Without the way to the collector, which is tracked too."""
     return {key_of(row): row for row in rows if "127.0.0.1" not in str(row["orig"])}
@@ -325,12 +333,7 @@ def test_in_a_cluster_one_node_records_a_flow(
         assert first.command("demote").returncode == 0
         assert second.command("promote").returncode == 0
         second.wait(lambda status: not status["lacking"], "promoted")
-        time.sleep(1)
-        run_in(second.namespace, "conntrack", "-F")
-        first.wait(
-            lambda status: status["kernel"]["entries"] == 0, "copies are deleted"
-        )
-        time.sleep(1)
+        end_all(first, second)
     finally:
         made.close()
         for road in roads:
@@ -365,12 +368,7 @@ def test_who_takes_over_from_a_killed_node_records_what_that_one_had(
         second.wait(lambda status: not status["lacking"], "promoted")
         first.start()
         second.wait_in_step(1)
-        time.sleep(1)
-        run_in(second.namespace, "conntrack", "-F")
-        first.wait(
-            lambda status: status["kernel"]["entries"] == 0, "copies are deleted"
-        )
-        time.sleep(1)
+        end_all(first, second)
     finally:
         made.close()
         roads.close()

@@ -62,7 +62,7 @@ DOORS = {
     "cli": BASE
     | {"syncd.build", "syncd.flows.view", "syncd.__version__", "syncd.keys"}
     | {"syncd.fingerprint"}
-    # The kernel's tables and events need no daemon (docs/adr/0012).
+    # The kernel's tables and events need no daemon (docs/adr/0013).
     | {"syncd.kernel.events", "syncd.kernel.listing", "syncd.kernel.program"}
     | {"syncd.kernel.policies"},
     "__main__": frozenset({"syncd.cli"}),

@@ -26,7 +26,6 @@ from syncd.flows.record import (
     master_of,
     merge,
     with_zone,
-    zone_of,
 )
 from syncd.flows.zones import ZonedKeys
 
@@ -180,7 +179,7 @@ class Own:
         kind, key, body, ident, mask = record
         masters = list(self._zoned.masters(master_of(body), self.flows.bodies))
         helped = [m for m in masters if self.flows.facts[m][1] & _HELP_BIT]
-        zone = next((zone_of(m) for m in helped or masters), None)
+        zone = next((_zone_of(m) for m in helped or masters), None)
         return (
             record if zone is None else (kind, with_zone(key, zone), body, ident, mask)
         )
@@ -205,3 +204,9 @@ class Own:
         ]
         for key in others:
             self.expectations.end(key)
+
+
+def _zone_of(flow_key: bytes) -> bytes | None:
+    """The 2 bytes of a flow key's CTA_ZONE."""
+    end = 4 + (flow_key[4] | flow_key[5] << 8)
+    return flow_key[end + 4 : end + 6] if end < len(flow_key) else None

@@ -30,12 +30,10 @@ from syncd.flows.record import (
     mask_of,
     master_of,
     merge,
-    related_master,
     status_of,
     timeout_of,
     with_zone,
     without_timeout,
-    zone_of,
 )
 
 from tests.unit.flows.recorded import Recorded, recorded, without_portid
@@ -435,13 +433,6 @@ def test_status_and_timeout_are_found_at_unusual_places_too() -> None:
     assert (status_of(b"\1"), timeout_of(b"\1")) == (0, None)
 
 
-def test_zone_of_a_key() -> None:
-    assert zone_of(one("zone", 0)[1]) == b"\0\7"
-    assert zone_of(one("udp4", 0)[1]) is None
-    # A zone of one direction is part of its tuple.
-    assert zone_of(one("zone_orig_dir", 0)[1]) is None
-
-
 def test_the_master_of_an_expectation_is_found_among_the_flows() -> None:
     found = 0
     for scenario in ("ftp4_passive", "ftp4_active_masquerade", "ftp6_passive", "tftp4"):
@@ -454,21 +445,7 @@ def test_the_master_of_an_expectation_is_found_among_the_flows() -> None:
     assert found > 8
 
 
-def test_the_master_of_a_related_flow_is_found_among_the_flows() -> None:
-    for scenario in ("ftp4_passive", "ftp6_passive", "ftp4_zone"):
-        records = [read(said.message)[0] for said in recorded(scenario)]
-        keys = {record[1] for record in records if record[0] == NEW}
-        masters = 0
-        for _, key, body, _, _ in records:
-            if key[6] == FLOW and (master := related_master(body)) is not None:
-                zone = zone_of(key)
-                assert master + (tlv(room.CTA_ZONE, zone) if zone else b"") in keys
-                masters += 1
-        assert masters
-
-
 def test_a_body_without_master_has_none() -> None:
-    assert related_master(one("udp4", 0)[2]) is None
     with pytest.raises(RecordError):
         master_of(b"")
     with pytest.raises(RecordError):

@@ -8,7 +8,6 @@ from syncd.kernel.host import (
     check_rights,
     prepare_events,
     read_setting,
-    table_buckets,
     table_count,
     table_limit,
 )
@@ -21,12 +20,8 @@ def settings(root: Path, **values: object) -> Path:
 
 
 def test_limits_are_read_as_numbers(tmp_path: Path) -> None:
-    root = settings(tmp_path, max=4096, count=17, buckets=1024)
-    assert (table_limit(root), table_count(root), table_buckets(root)) == (
-        4096,
-        17,
-        1024,
-    )
+    root = settings(tmp_path, max=4096, count=17)
+    assert (table_limit(root), table_count(root)) == (4096, 17)
 
 
 def test_a_setting_that_is_absent_or_odd_is_none_and_a_limit_zero(
@@ -35,7 +30,7 @@ def test_a_setting_that_is_absent_or_odd_is_none_and_a_limit_zero(
     root = settings(tmp_path, tcp_be_liberal="maybe")
     assert read_setting("nf_conntrack_tcp_be_liberal", root) is None
     assert read_setting("nf_conntrack_tcp_loose", root) is None
-    assert table_limit(root) == table_count(root) == table_buckets(root) == 0
+    assert table_limit(root) == table_count(root) == 0
 
 
 @pytest.mark.parametrize("before", [0, 1, 2])
