@@ -26,7 +26,8 @@ MODULES = (
     *("flows/nla", "flows/record", "flows/reader", "flows/table", "flows/zones"),
     *("flows/digest", "flows/likeness", "flows/rollcall"),
     *("flows/own", "flows/filter", "flows/masquerade", "flows/batch"),
-    *("flows/restore", "replication/frame", "replication/outbox"),
+    *("flows/young", "flows/admission", "flows/triage", "flows/restore"),
+    *("replication/frame", "replication/outbox"),
 )
 _CYTHON = (3, 0)  # the first that knows pure Python mode with .pxd files as used here
 _DIRECTIVES = (*("language_level=3", "annotation_typing=False", "binding=True"),)

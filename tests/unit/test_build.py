@@ -22,6 +22,13 @@ def test_the_source_tree_has_no_extension_modules() -> None:
     assert not list((PROJECT / "syncd").rglob("*.so"))
 
 
+def test_what_has_c_types_is_compiled() -> None:
+    text = (PROJECT / "scripts" / "hatch_build.py").read_text()
+    for file in (PROJECT / "syncd").rglob("*.pxd"):
+        name = file.relative_to(PROJECT / "syncd").with_suffix("").as_posix()
+        assert f'"{name}"' in text, f"{name}: add it to MODULES in hatch_build.py"
+
+
 def declared(text: str) -> dict[str, set[str]]:
     """The attributes that a .pxd declares, by class."""
     found: dict[str, set[str]] = {}
