@@ -170,9 +170,11 @@ class OwnTable:
             self.held.pop(key, None)
 
     def end(self, key: bytes) -> None:
-        """The kernel has no such record any more."""
+        """The kernel has no such record any more; a part of a dump may be older."""
         if self.disturbed is not None:
             self.disturbed.add(key)
+        if self.touched is not None:
+            self.touched.add(key)
         if self.holding:
             if key in self.bodies:
                 self.held[key] = math.inf

@@ -57,6 +57,21 @@ def test_a_part_that_shows_the_later_flow_does_not_keep_either_alive() -> None:
     assert not own.flows.bodies
 
 
+def test_what_we_deleted_during_a_dump_is_not_revived_by_an_older_part() -> None:
+    """Seed 4002559: no event tells of our own deletions."""
+    own = Own()
+    put(own, 1)
+    announcement = announced("new", ONE)
+    own.apply([announcement], 1.0)
+    own.begin_dump()
+    own.flows.end(flow_key(1))
+    own.expectations.end(announcement[1])
+    own.fill([shown(1, ONE), announced("dump", ONE)])
+    own.end_dump(2.0)
+    assert not own.flows.bodies
+    assert not own.expectations.bodies
+
+
 def test_a_late_end_ends_nothing_of_the_flow_that_took_the_tuple() -> None:
     for shows in (True, False):
         own = Own()
