@@ -4,6 +4,7 @@ Plain blocking calls, answers are handed out one by one as they arrive. ControlE
 carries the exit status: 3 no daemon answers, 4 not permitted, 1 anything else.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -22,6 +23,7 @@ _KNOWN_S: Final = 1.0
 _STOP_S: Final = 30.0
 _GRACE_S: Final = 2.0  # the daemon itself says that the time is up, if it can
 _LINE_BYTES: Final = 64 * 1024 * 1024
+_STREAM_BYTES: Final = 256 * 1024
 
 
 def ask(
@@ -36,14 +38,10 @@ def ask(
     patience_s = QUICK_S if quick else None
     if isinstance(limit, int | float):
         patience_s = limit + _GRACE_S
-    request = {name: value for name, value in options.items() if value is not None}
-    line = json.dumps({"command": command, **request}).encode() + b"\n"
     deadline_s = None if patience_s is None else time.monotonic() + patience_s
     with _connect(path, patience_s) as connection:
         try:
-            connection.sendall(line)
-        except BrokenPipeError:
-            pass  # refused before it was read: the answer says why
+            _send(connection, command, options)
         except TimeoutError as error:
             raise _late(path, patience_s, quick=quick) from error
         with connection.makefile("rb") as answers:
@@ -62,6 +60,38 @@ def ask(
                 yield answer
                 if "ok" in answer:
                     return
+
+
+class Stream:
+    """Answers that come until somebody has had enough; it is for a poll to wait."""
+
+    def __init__(self, path: str, command: str, options: Mapping[str, object]) -> None:
+        self._path = path
+        self._rest = b""
+        self._connection = _connect(path, QUICK_S)
+        _send(self._connection, command, options)
+        self._connection.settimeout(0)
+
+    def fileno(self) -> int:
+        """Readable when there is something to take."""
+        return self._connection.fileno()
+
+    def take(self) -> list[Answer]:
+        """The answers that are there now; the last one of all has "ok"."""
+        try:
+            data = self._connection.recv(_STREAM_BYTES)
+        except BlockingIOError:
+            return []
+        except ConnectionError:
+            data = b""
+        if not data:
+            _read(self._path, b"")
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [_read(self._path, line + b"\n") for line in lines]
+
+    def close(self) -> None:
+        """Go away."""
+        self._connection.close()
 
 
 def ask_once(
@@ -135,6 +165,16 @@ def _connect(path: str, patience_s: float | None) -> socket.socket:
         problem = f'no daemon answers at {path} ({reason}), is "syncd run" running?'
         raise ControlError(problem, 3) from error
     return connection
+
+
+def _send(
+    connection: socket.socket, command: str, options: Mapping[str, object]
+) -> None:
+    request = {name: value for name, value in options.items() if value is not None}
+    line = json.dumps({"command": command, **request}).encode() + b"\n"
+    # What is refused before it is read: the answer says why.
+    with contextlib.suppress(BrokenPipeError):
+        connection.sendall(line)
 
 
 def _late(path: str, patience_s: float | None, *, quick: bool) -> ControlError:

@@ -96,11 +96,17 @@ def _run(arguments: argparse.Namespace) -> int:
     if command == "timeouts":
         return int(_room("syncd.cli.timeouts").run(arguments))
     if arguments.socket is None:
-        if command == "watch" or getattr(arguments, "table", None) == "kernel":
+        if _asks_the_kernel(arguments):
             arguments.socket = _socket_if_it_runs(arguments.config)
         else:
             arguments.socket = _socket_path(arguments.config)
     return int(_room(_CLIENTS[command][1]).run(arguments))
+
+
+def _asks_the_kernel(arguments: argparse.Namespace) -> bool:
+    table = getattr(arguments, "table", None)
+    is_default = arguments.command == "watch" and arguments.peer is None
+    return table == "kernel" or (table is None and is_default)
 
 
 def _socket_if_it_runs(config: str) -> str | None:

@@ -48,8 +48,10 @@ examples:
   syncd watch --event-mask new,destroy --proto udp --dport 53
   syncd watch --output extended,timestamp,id
   syncd watch expectations --json --count 10
+  syncd watch --peer fw2                      what changes in fw2's table here
 
-The events come from the kernel; no daemon is needed. docs/operation.md tells more.
+The events come from the kernel, and no daemon is needed; with --table own or peer the
+daemon tells the changes of its tables. docs/operation.md tells more.
 """
 TIMEOUTS_EXAMPLES: Final = """\
 examples:
@@ -104,12 +106,7 @@ class Parser(argparse.ArgumentParser):
 def add_show(parser: argparse.ArgumentParser) -> None:
     """What `show` takes besides the common options."""
     _add_what(parser)
-    parser.add_argument(
-        "--table",
-        choices=("own", "peer", "kernel"),
-        help="default: own, and peer with --peer",
-    )
-    parser.add_argument("--peer", metavar="NODE", help="what this one peer told")
+    _add_table(parser, "own")
     _add_output(parser, "entries")
     _add_filters(parser)
 
@@ -117,6 +114,7 @@ def add_show(parser: argparse.ArgumentParser) -> None:
 def add_watch(parser: argparse.ArgumentParser) -> None:
     """What `watch` takes besides the common options."""
     _add_what(parser)
+    _add_table(parser, "kernel")
     parser.add_argument(
         "--event-mask",
         *("-e",),
@@ -129,7 +127,7 @@ def add_watch(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         type=_size,
         default=16 << 20,
-        help="of the socket that events wait in, default 16 MiB",
+        help="of the socket that the kernel's events wait in, default 16 MiB",
     )
     _add_output(parser, "events")
     _add_filters(parser)
@@ -170,6 +168,15 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what", nargs="?", choices=("flows", "expectations"), default="flows"
     )
+
+
+def _add_table(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--table",
+        choices=("own", "peer", "kernel"),
+        help=f"default: {default}, and peer with --peer",
+    )
+    parser.add_argument("--peer", metavar="NODE", help="what this one peer told")
 
 
 def _add_output(parser: argparse.ArgumentParser, what: str) -> None:

@@ -78,11 +78,15 @@ class Output:
             self._print([f"{line}\n" for line in lines])
         self._counter.show(self.shown)
 
-    def write_event(self, message: bytes, program: str | None) -> None:
-        """Print one event, with who caused it if that was no packet."""
+    def write_event(
+        self, message: bytes, program: str | None = None, peer: str | None = None
+    ) -> None:
+        """Print one event, with who caused it if that was no packet; or whose it is."""
         portid = int.from_bytes(message[12:16], sys.byteorder)
         try:
             line = self._event_line(message, portid, program)
+            if line is not None and peer and self._form == "json":
+                line = _with_members(line, {"peer": peer})
         except RecordError:
             self.malformed += 1
             return

@@ -46,6 +46,7 @@ class Command:
 
     options: Mapping[str, Option]
     reads: bool = False  # Changes nothing, so it ends when its client has gone.
+    streams: bool = False  # Has no end of its own, so its client may be slow to read.
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class Request:
     command: str
     options: dict[str, object]
     reads: bool
+    streams: bool
     timeout_s: float | None
 
 
@@ -76,6 +78,10 @@ def _is_filter(value: object) -> bool:
     return isinstance(value, str | int) and len(str(value)) <= 256
 
 
+def _is_event_list(value: object) -> bool:
+    return isinstance(value, str) and set(value.split(",")) <= EVENTS
+
+
 def _one_of(*words: str, needed: bool = False) -> Option:
     rule = " or ".join(f'"{word}"' for word in words)
     return Option(rule, lambda value: value in words, needed)
@@ -88,6 +94,7 @@ _FINGERPRINT: Final = Option(
 _TIMEOUT: Final = Option("seconds, more than 0 and at most 86400", _is_seconds)
 _FLAG: Final = Option("true or false", lambda value: isinstance(value, bool))
 
+EVENTS: Final = frozenset(("new", "update", "destroy"))
 COMMANDS: Final[dict[str, Command]] = {
     "status": Command({"timeout": _TIMEOUT}, reads=True),
     "metrics": Command({"timeout": _TIMEOUT}, reads=True),
@@ -106,6 +113,17 @@ COMMANDS: Final[dict[str, Command]] = {
             **{name: Option(rule, _is_filter) for name, rule in FILTERS.items()},
         },
         reads=True,
+    ),
+    "watch": Command(
+        {
+            "what": _one_of("flows", "expectations"),
+            "table": _one_of("own", "peer"),
+            "peer": _PEER,
+            "events": Option("new, update, destroy, with commas", _is_event_list),
+            "timeout": _TIMEOUT,
+        },
+        reads=True,
+        streams=True,
     ),
     "commit": Command({"peer": _PEER, "timeout": _TIMEOUT}),
     "flush": Command(
@@ -158,6 +176,7 @@ def read_request(line: bytes) -> Request:
         name,
         options,
         command.reads,
+        command.streams,
         float(timeout) if isinstance(timeout, int | float) else None,
     )
 

@@ -4,7 +4,8 @@ A unix stream socket of mode 0600. One JSON object on one line is a command; its
 answers are JSON objects, one a line, the last one has "ok"; then the connection is
 closed. The rule: no client blocks the daemon. Requests, clients and the time a client
 may take to read are bounded; a command that only reads ends when its client has gone
-or its time is up, one that changes something always runs to its end.
+or its time is up, one that changes something always runs to its end. A command that
+streams waits for its reader as long as that one lives: it bounds what waits itself.
 """
 
 import asyncio
@@ -108,7 +109,7 @@ class ControlServer:
             await client.send(refusal(error))
         except asyncio.CancelledError:
             # Only close() cancels us; a cancelled task would be logged by asyncio.
-            pass
+            client.abort()
         finally:
             await client.close()
             self._tasks.discard(task)
@@ -139,7 +140,9 @@ class ControlServer:
 
     async def _leave(self, client: "_Client", request: Request, *, gone: bool) -> None:
         """Tell the client, if it is there, that it will not see the end."""
-        if not gone:
+        if request.streams:
+            client.abort()  # it has gone, its time is up, or it reads nothing
+        elif not gone:
             more = "" if request.reads else "; it goes on in the background"
             problem = (
                 f"{request.command}: not finished in {request.timeout_s:g} s{more}"
@@ -150,12 +153,15 @@ class ControlServer:
     async def _pump(self, client: "_Client", request: Request) -> None:
         """Answers to the client; a command that changes something needs no reader."""
         finished = False
+        if request.streams:
+            client.patience_s = None
         try:
             answers = self._commands.answer(request.command, request.options)
             async with contextlib.aclosing(answers):
                 async for answer in answers:
                     finished = "ok" in answer
-                    await client.send(answer, flush=finished)
+                    flush = finished or request.streams
+                    await client.send(answer, flush=flush)
                     if client.closed and request.reads:
                         return
             if not finished:
@@ -181,6 +187,7 @@ class _Client:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, read_s: float
     ) -> None:
         self.closed = False
+        self.patience_s: float | None = read_s  # for the reader of an answer
         self._reader = reader
         self._writer = writer
         self._read_s = read_s
@@ -228,7 +235,7 @@ class _Client:
         data, self._slice, self._slice_bytes = b"".join(self._slice), [], 0
         try:
             self._writer.write(data)
-            async with asyncio.timeout(self._read_s):
+            async with asyncio.timeout(self.patience_s):
                 await self._writer.drain()
         except TimeoutError:
             self.closed = True
@@ -237,6 +244,11 @@ class _Client:
             self.closed = True
         else:
             await asyncio.sleep(0)
+
+    def abort(self) -> None:
+        """It is not worth waiting until it has read what was written."""
+        self.closed = True
+        self._writer.transport.abort()
 
     async def close(self) -> None:
         self.closed = True

@@ -29,6 +29,7 @@ from syncd.daemon.report import KernelReport, LinkReport, status_object
 from syncd.daemon.secrecy import read_security, warning
 from syncd.daemon.unspoken import Unspoken
 from syncd.daemon.warm import Warm
+from syncd.daemon.watching import Watching
 from syncd.flows.filter import RecordFilter
 from syncd.kernel import host
 from syncd.kernel.events import EventSocket
@@ -87,6 +88,7 @@ class Node:
             )
             ours = (self.requests.portid, self.warm.errands.portid)
             self.events.ignore_portids(ours)
+        self.watching = Watching(self.engine)
         self.operations = Operations(self)
         self.control = ControlServer(
             config.control.socket, self.operations, self._failed
@@ -142,6 +144,7 @@ class Node:
     async def _close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        await self.watching.close()
         await self.control.close()
         for task in (*self._watchers, self._sending):
             if task is not None:
@@ -358,6 +361,7 @@ class Node:
         status["accounting"] = None
         if self.accounting is not None:
             status["accounting"] = self.accounting.status()
+        status["watchers"] = self.watching.status()
         status["warm"] = None if self.warm is None else self.warm.status()
         return status
 

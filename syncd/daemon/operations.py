@@ -6,6 +6,7 @@ change something run one after the other, and each has a bound on its time.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import (
@@ -75,11 +76,16 @@ class Operations:
         self, command: str, options: dict[str, object]
     ) -> AsyncGenerator[Answer, None]:
         """See `commands.Commands`."""
-        if command == "show":
-            async for row in self._show(options):
-                yield row
-        else:
+        if command not in ("show", "watch"):
             yield await self._commands[command](options)
+            return
+        rows = self._show(options)
+        if command == "watch":
+            self._named_peers(options)
+            rows = self._node.watching.watch(options)
+        async with contextlib.aclosing(rows):
+            async for row in rows:
+                yield row
 
     @property
     def busy(self) -> bool:

@@ -109,6 +109,7 @@ class Own:
         flows, planted, uprooted = self.flows, self.planted, self.uprooted
         bodies, facts = flows.bodies, flows.facts
         held, marks, ended = flows.held, flows.marks, self.ended
+        changes = flows.changes
         later: list[Record] = []
         if flows.touched is not None:
             self._note_touched(records)
@@ -129,6 +130,8 @@ class Own:
                     facts[key] = (ident, mask)
                 if key not in marks:
                     marks[key] = bodies[key]
+                if changes is not None:
+                    changes.note(key, bodies[key], body)
                 bodies[key] = body
                 if held:
                     held.pop(key, None)

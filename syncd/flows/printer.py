@@ -12,6 +12,7 @@ from typing import Final
 from syncd.errors import RecordError
 from syncd.flows.objects import account_json, expectation_json, flow_json
 from syncd.flows.proc import expectation_proc, flow_proc
+from syncd.flows.record import without_timeout
 from syncd.flows.save import flow_save
 from syncd.flows.shape import (
     EXPECTATION_MESSAGE,
@@ -39,6 +40,9 @@ _TEXTS: Final[Mapping[str, tuple[_Text, _Text]]] = {
     "account": (account_json, expectation_json),
 }
 _TEMPLATES: Final = 4096
+_MULTI: Final = 2  # NLM_F_MULTI
+_CREATED: Final = 0x600  # NLM_F_CREATE | NLM_F_EXCL
+_DELETED: Final = 2  # IPCTNL_MSG_CT_DELETE, IPCTNL_MSG_EXP_DELETE
 
 
 class Sieve:
@@ -148,8 +152,23 @@ class Printer(Sieve):
 
 def message_of(key: bytes, body: bytes) -> bytes:
     """The message that a table's entry came from, as far as the table keeps it."""
-    # nlmsghdr: length, type, NLM_F_MULTI, no sequence, no portid.
+    return _message(key, body, 0, _MULTI)
+
+
+def event_of(event: str, key: bytes, body: bytes) -> bytes:
+    """The kernel's event of what happened to a table's entry.
+
+    What ends has no time left to tell, though the table still says what it had.
+    """
+    if event == "destroy":
+        body = without_timeout(body) if key[6:7] == b"\1" else body
+        return _message(key, body, _DELETED, 0)
+    return _message(key, body, 0, _CREATED if event == "new" else 0)
+
+
+def _message(key: bytes, body: bytes, kind: int, flags: int) -> bytes:
+    # nlmsghdr: length, type, flags, no sequence, no portid.
     subsystem = FLOW_MESSAGE if key[6:7] == b"\1" else EXPECTATION_MESSAGE
     length = 16 + len(key) + len(body)
-    head = length.to_bytes(4, "little") + bytes((0, subsystem, 2, 0)) + bytes(8)
-    return head + key + body
+    head = length.to_bytes(4, "little") + bytes((kind, subsystem))
+    return head + flags.to_bytes(2, "little") + bytes(8) + key + body

@@ -11,6 +11,7 @@ cdef class Table:
     cdef public dict bodies, told_s
     cdef public set stale, touched
     cdef public Digest digest
+    cdef public object changes
 
 cdef class OwnTable:
     cdef public dict bodies, facts, marks, held
@@ -19,6 +20,7 @@ cdef class OwnTable:
     cdef public set touched, disturbed, adopted
     cdef public list missed
     cdef public RollCall roll
+    cdef public object changes
 
     cpdef object put(self, bytes key, bytes body, bytes ident, unsigned long long mask)
     cpdef object end(self, bytes key)

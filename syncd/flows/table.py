@@ -17,6 +17,7 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import repeat
 
+from syncd.flows.changes import Changes
 from syncd.flows.digest import Digest
 from syncd.flows.likeness import OFFLOADED, alike, completed
 from syncd.flows.masquerade import dies_with_address
@@ -44,10 +45,11 @@ class Table:
     monotonic clock) at which the body came: a timeout is estimated from it. `stale`
     holds, during a resync, the keys that have not been told again yet. `digest` is over
     the bodies; the tables of one owner share it. `touched`, if somebody wants to know,
-    gets the keys that are stored anew or dropped (not those that are cleared).
+    gets the keys that are stored anew or dropped (not those that are cleared); so do
+    `changes`, with what they were and are.
     """
 
-    __slots__ = ("bodies", "digest", "stale", "told_s", "touched")
+    __slots__ = ("bodies", "changes", "digest", "stale", "told_s", "touched")
 
     def __init__(self, digest: Digest | None = None) -> None:
         self.digest = Digest() if digest is None else digest
@@ -55,18 +57,35 @@ class Table:
         self.told_s: dict[bytes, int] = {}
         self.stale: set[bytes] = set()
         self.touched: set[bytes] | None = None
+        self.changes: Changes | None = None
 
     def __len__(self) -> int:
         return len(self.bodies)
 
     def put(self, flat: Sequence[bytes], now: float) -> None:
         """Store `[key, body, key, body, ...]`."""
+        if self.changes is not None:
+            self._note(flat)
         changed = self.digest.store(self.bodies, flat)
         self.told_s.update(zip(changed, repeat(int(now))))
         if self.touched is not None:
             self.touched.update(changed)
         if self.stale:
             self.stale.difference_update(flat[::2])
+
+    def _note(self, flat: Sequence[bytes]) -> None:
+        """Tell of what is about to be stored; a key may come twice."""
+        assert self.changes is not None
+        stored: dict[bytes, bytes] = {}
+        for key, body in zip(flat[::2], flat[1::2], strict=True):
+            before = stored.get(key) or self.bodies.get(key)
+            self.changes.note(key, before, body)
+            stored[key] = body
+
+    def _note_gone(self, gone: Iterable[tuple[bytes, bytes]]) -> None:
+        assert self.changes is not None
+        for key, body in gone:
+            self.changes.note(key, body, None)
 
     def drop(self, keys: Iterable[bytes]) -> None:
         """Forget the keys; one that is not there is fine."""
@@ -78,6 +97,8 @@ class Table:
                 del self.told_s[key]
                 self.stale.discard(key)
         self.digest.remove(gone)
+        if self.changes is not None:
+            self._note_gone(gone)
         if self.touched is not None:
             self.touched.update([key for key, _ in gone])
 
@@ -104,6 +125,8 @@ class Table:
         """Forget all; return how many records that were."""
         count = len(self.bodies)
         self.digest.remove(self.bodies.items())
+        if self.changes is not None:
+            self._note_gone(self.bodies.items())
         self.bodies.clear()
         self.told_s.clear()
         self.stale = set()
@@ -125,12 +148,14 @@ class OwnTable:
     (the node has given its traffic away, what its kernel forgets lives on elsewhere),
     for seconds when the kernel forgot a flow that may have died with an address.
     Who keeps accounts asks for `adopted`, the keys that were taken over and have not
-    ended, and `missed`, what a dump did not show although no event told its end.
+    ended, and `missed`, what a dump did not show although no event told its end. Who
+    watches the table gives it `changes` to tell each change to.
     """
 
     __slots__ = (
         "adopted",
         "bodies",
+        "changes",
         "disturbed",
         "facts",
         "gone",
@@ -156,6 +181,7 @@ class OwnTable:
         self.gone = 0  # records that it did not show
         self.adopted: set[bytes] | None = None
         self.missed: list[tuple[bytes, bytes]] | None = None  # keys and bodies
+        self.changes: Changes | None = None
 
     def __len__(self) -> int:
         return len(self.bodies)
@@ -164,6 +190,8 @@ class OwnTable:
         """Store and mark one record as the kernel has it now."""
         if key not in self.marks:
             self.marks[key] = self.bodies.get(key, NEW_TO_PEERS)
+        if self.changes is not None:
+            self.changes.note(key, self.bodies.get(key), body)
         self.bodies[key] = body
         self.facts[key] = (ident, mask)
         if self.held:
@@ -187,6 +215,8 @@ class OwnTable:
         body = self.bodies.pop(key, None)
         if body is None:
             return
+        if self.changes is not None:
+            self.changes.note(key, body, None)
         del self.facts[key]
         if self.marks.setdefault(key, body) is NEW_TO_PEERS:
             del self.marks[key]
@@ -343,6 +373,9 @@ class OwnTable:
             disturbed = self.disturbed
             records = [record for record in records if record[0] not in disturbed]
             keys = [key for key, _, _ in records]
+        if self.changes is not None:
+            for key, body, _ in records:
+                self.changes.note(key, self.bodies.get(key), body)
         self.bodies.update([record[:2] for record in records])
         self.facts.update(dict.fromkeys(keys, (b"", _ANY_ATTRIBUTE)))
         if self.adopted is not None:
@@ -355,6 +388,9 @@ class OwnTable:
         """Forget all; peers are told that each one ended."""
         count = len(self.bodies)
         self.mark_again(self.bodies)
+        if self.changes is not None:
+            for key, body in self.bodies.items():
+                self.changes.note(key, body, None)
         self.bodies.clear()
         self.facts.clear()
         self.held.clear()

@@ -2,13 +2,14 @@
 
 A `Printer` makes the lines that conntrack and the kernel print, and JSON; a `Sieve`
 says which messages a command's filters let pass. Rows of a table become messages by
-`message_of`. `describe`, `describe_message` and `line` are about one record alone.
+`message_of`, its changes events by `event_of`. `describe`, `describe_message` and
+`line` are about one record alone.
 """
 
 import json
 
 from syncd.errors import RecordError
-from syncd.flows.printer import Printer, Sieve, message_of
+from syncd.flows.printer import Printer, Sieve, event_of, message_of
 from syncd.flows.text import Clock, Wishes
 from syncd.flows.wanted import FILTERS, Filters, read_filters
 from syncd.flows.xml import HEADER as XML_HEADER
@@ -24,6 +25,7 @@ __all__ = [
     "Wishes",
     "describe",
     "describe_message",
+    "event_of",
     "json_printer",
     "line",
     "message_of",

@@ -69,6 +69,8 @@ def test_a_null_is_an_option_that_is_not_given() -> None:
         (b'{"command": "stop", "timeout": NaN}', "timeout is nan, must be seconds"),
         (b'{"command": "commit", "peer": ""}', "peer is '', must be a node's name"),
         (b'{"command": "show", "raw": 1}', "raw is 1, must be true or false"),
+        (b'{"command": "watch", "table": "kernel"}', 'must be "own" or "peer"'),
+        (b'{"command": "watch", "events": "new,old"}', "must be new, update, destroy"),
         (b'{"command": "show", "src": "x"}', "--src: 'x' is not an address"),
         (b'{"command": "show", "dport": {}}', "dport is {}, must be a port"),
     ],
@@ -82,7 +84,7 @@ def test_what_is_not_understood_is_refused_with_what_is(
 def test_every_command_of_the_contract_is_there() -> None:
     assert set(COMMANDS) == {
         *("status", "commit", "flush", "resync", "promote", "demote", "fault"),
-        *("verify", "show", "stop", "metrics", "keys", "config"),
+        *("verify", "show", "watch", "stop", "metrics", "keys", "config"),
     }
     assert all("timeout" in command.options for command in COMMANDS.values())
 

@@ -293,6 +293,38 @@ async def test_too_many_clients_are_turned_away(tmp_path: Path) -> None:
         assert (await ask(path, command="status"))[-1]["ok"] is True
 
 
+async def test_a_client_of_a_stream_may_be_slow_to_read(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    async with serving(path, read_s=0.01) as (node, _, _), asyncio.timeout(60):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            client.send(b'{"command": "watch", "peer": "rows-20000"}\n')
+            await node.begun.wait()
+            await asyncio.sleep(0.1)
+            assert not node.cancelled.is_set()
+            client.settimeout(0)
+            reader, writer = await asyncio.open_unix_connection(sock=client)
+            lines = (await reader.read()).splitlines()
+            assert json.loads(lines[-1])["ok"] is True
+            assert len(lines) == 20_001
+            writer.close()
+
+
+@pytest.mark.parametrize("command", [b"watch", b"verify"])
+async def test_a_client_that_reads_nothing_does_not_hold_up_the_end(
+    tmp_path: Path, command: bytes
+) -> None:
+    path = tmp_path / "s"
+    async with asyncio.timeout(PATIENCE_S / 2):
+        with socket.socket(socket.AF_UNIX) as client:
+            async with serving(path) as (node, _, _):
+                client.connect(str(path))
+                client.send(b'{"command": "%s", "peer": "rows-200000"}\n' % command)
+                await node.begun.wait()
+                await gossip(path)
+            assert node.cancelled.is_set()
+
+
 async def test_a_refusal_of_the_node_reaches_the_client(tmp_path: Path) -> None:
     path = tmp_path / "s"
     async with serving(path) as (_, _, failures):
