@@ -27,6 +27,7 @@ from syncd.errors import ConfigError, ControlError, KernelError, SyncdError
 
 _DEFAULT_CONFIG: Final = "/etc/syncd/syncd.toml"
 _NOT_PERMITTED: Final = (1, 13)  # EPERM, EACCES
+_NO_ROOM: Final = (5, 9, 27, 28, 122)  # EIO, EBADF, EFBIG, ENOSPC, EDQUOT
 
 # Command -> what it does, the module whose run() does it.
 _CLIENTS: Final = {
@@ -78,9 +79,9 @@ def main(words: list[str] | None = None) -> int:
     except BrokenPipeError:
         _discard_output()
         return 141
-    except OSError as error:  # a full disk behind standard output, say
+    except OSError as error:
         _discard_output()
-        return _refuse(error.strerror or str(error), 1)
+        return _refuse(_failure(error), 1)
     except Exception as error:  # noqa: BLE001 - the edge of the program
         return _refuse(f"unexpected error: {type(error).__name__}: {error}", 1)
 
@@ -99,7 +100,8 @@ def _run(arguments: argparse.Namespace) -> int:
         if _asks_the_kernel(arguments):
             arguments.socket = _socket_if_it_runs(arguments.config)
         else:
-            arguments.socket = _socket_path(arguments.config)
+            kernel_too = command in ("show", "watch")
+            arguments.socket = _socket_path(arguments.config, kernel_too=kernel_too)
     return int(_room(_CLIENTS[command][1]).run(arguments))
 
 
@@ -123,7 +125,7 @@ def _room(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def _socket_path(config: str) -> str:
+def _socket_path(config: str, *, kernel_too: bool) -> str:
     """Ask the daemon whether the file is in force; only if it is not, check it."""
     known = _room("syncd.cli.client").known_socket(config)
     if known is not None:
@@ -134,7 +136,15 @@ def _socket_path(config: str) -> str:
         if not isinstance(error.__cause__, OSError):
             raise
         status = 4 if isinstance(error.__cause__, PermissionError) else 2
-        raise ControlError(f"{error} or --socket PATH", status) from error
+        problem = f"{error} or --socket PATH"
+        if config == _DEFAULT_CONFIG and isinstance(error.__cause__, FileNotFoundError):
+            problem = (
+                f"no daemon is configured here, there is no {config}: say which one to "
+                "ask, --config FILE or --socket PATH"
+            )
+            if kernel_too:
+                problem += "; the kernel can be asked without one: --table kernel"
+        raise ControlError(problem, status) from error
 
 
 def _open_closed_streams() -> None:
@@ -158,6 +168,15 @@ def _discard_output() -> None:
     # Python would try, and complain, once more when it flushes at the end.
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _failure(error: OSError) -> str:
+    """What failed, and why; what has no room for a line is standard output."""
+    named = error.filename
+    if error.errno in _NO_ROOM and named is None:
+        named = "standard output"
+    reason = error.strerror or str(error)
+    return reason if named is None else f"{named}: {reason}"
 
 
 def _refuse(problem: str, status: int) -> int:

@@ -8,6 +8,7 @@ import argparse
 import difflib
 import errno
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
@@ -180,6 +181,9 @@ def _seconds(protocol: str, words: Sequence[str]) -> dict[str, int]:
             problem = f"{state} {number}: whole seconds from 0 to {LONGEST_S}"
             raise ControlError(f"timeouts of {protocol}: {problem}", status=2)
         seconds[name] = int(number)
+        if not seconds[name]:
+            text = f"{protocol} {state} 0: flows in that state end at once"
+            print(f"syncd: warning: {text}", file=sys.stderr)
     return seconds
 
 

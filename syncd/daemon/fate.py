@@ -1,8 +1,8 @@
 """The beat that tells the engine what this kernel is set to.
 
-In: what the kernel says, every minute, at SIGHUP and when somebody wants to know. Out:
-the engine's items. The rule: the loop does not wait for the kernel; what cannot be read
-for once is as it was.
+In: what the kernel says, every few seconds, at SIGHUP and when somebody wants to know.
+Out: the engine's items. The rule: the loop does not wait for the kernel; what cannot be
+read for once is as it was.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from syncd.replication.engine import ReplicationEngine
 from syncd.replication.fate import Told
 
 _LOG = logging.getLogger("syncd.kernel")
-_BEAT_S = 60.0
+_BEAT_S = 5.0  # it takes a millisecond
 
 
 class FateBeat:

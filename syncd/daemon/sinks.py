@@ -75,8 +75,8 @@ class Sink(ABC):
         if self.dropped > before and not self.failing and now >= self._silent_until:
             self._silent_until = now + _SAY_AGAIN_S
             _LOG.warning(
-                "%s: more records than go out, some are dropped; give [accounting] "
-                "buffer more room",
+                "accounting: %s: more records than go out, some are dropped; give "
+                "[accounting] buffer more room",
                 self.name,
             )
 
@@ -90,7 +90,7 @@ class Sink(ABC):
         self._thread.join(_STOP_S)
         if left := self.waiting:
             self.dropped += left
-            _LOG.error("%s: %d records were not written at the end", self.name, left)
+            _LOG.error("accounting: %s: %d records were not written", self.name, left)
 
     def _run(self) -> None:
         while True:
@@ -133,14 +133,16 @@ class Sink(ABC):
                 self._dropped_before = self.dropped
             self.failing = reason
             _LOG.error(
-                "%s: %s; records wait in a buffer of %d bytes, more are dropped",
+                "accounting: %s: %s; records wait in a buffer of %d bytes, more are "
+                "dropped",
                 *(self.name, reason, self._limit_bytes),
             )
 
     def _recovered(self) -> None:
         dropped = self.dropped - self._dropped_before
         self.failing = ""
-        _LOG.info("%s: written again, %d records were dropped", self.name, dropped)
+        text = "accounting: %s: written again, %d records were dropped"
+        _LOG.info(text, self.name, dropped)
 
     @abstractmethod
     def _work(self) -> None:

@@ -1,8 +1,8 @@
 """What decides in this kernel how a restored flow fares: settings and helpers.
 
-In: /proc/sys/net/netfilter of this network namespace, /sys/module, the timeout
-policies. Out: names with values. The rule: what is not there is left out; what only
-concerns logging, checksums, events or reassembly is no matter here.
+In: /proc/sys/net/netfilter of this network namespace, /sys/module, the timeout policies
+and those of nftables. Out: names with values. The rule: what is not there is left out;
+what only concerns logging, checksums, events or reassembly is no matter here.
 
 Of conntrack helpers the kernel tells those that are modules, or built in with
 parameters; nf_conntrack_pptp built into the kernel is not seen.
@@ -18,6 +18,7 @@ from syncd.kernel.policies import (
     PROTOCOLS,
     Policy,
     get_default,
+    list_objects,
     list_policies,
 )
 
@@ -64,20 +65,34 @@ def read_policies() -> dict[str, int | str]:
 
     It asks the kernel and waits, 5 s at most; a KernelError says that it was in vain.
     """
-    try:
-        found = name_policies(list(list_policies()))
-        for protocol, state in _WITHOUT_SETTING.items():
-            seconds = get_default(protocol).seconds.get(state)
-            if seconds is not None:
-                found[f"default {protocol} {state}"] = seconds
-    except KernelError as error:
-        if error.errno in _LACKING:
-            return {}
-        raise
+    found: dict[str, int | str] = {}
+    for read in (_policies, _defaults, _objects):
+        try:
+            found |= read()
+        except KernelError as error:
+            if error.errno not in _LACKING:
+                raise
     return found
 
 
-def name_policies(policies: list[Policy]) -> dict[str, int | str]:
+def _policies() -> dict[str, int | str]:
+    return name_policies("policy", list(list_policies()))
+
+
+def _objects() -> dict[str, int | str]:
+    return name_policies("ct timeout", list(list_objects()))
+
+
+def _defaults() -> dict[str, int | str]:
+    found: dict[str, int | str] = {}
+    for protocol, state in _WITHOUT_SETTING.items():
+        seconds = get_default(protocol).seconds.get(state)
+        if seconds is not None:
+            found[f"default {protocol} {state}"] = seconds
+    return found
+
+
+def name_policies(kind: str, policies: list[Policy]) -> dict[str, int | str]:
     """One item for each state of each policy."""
     families = {number: name for name, number in FAMILIES.items()}
     found: dict[str, int | str] = {}
@@ -87,5 +102,5 @@ def name_policies(policies: list[Policy]) -> dict[str, int | str]:
         if policy.number != PROTOCOLS[protocol][0]:
             protocol += f" {policy.number}"
         for state, seconds in policy.seconds.items():
-            found[f"policy {policy.name} {family} {protocol} {state}"] = seconds
+            found[f"{kind} {policy.name} {family} {protocol} {state}"] = seconds
     return found

@@ -3,7 +3,8 @@
 In: names, protocols, seconds by state. Out: `Policy` values, and changes.
 What nfct(8) sets this sees, and the other way round: both speak nfnetlink's cttimeout
 (net/netfilter/nfnetlink_cttimeout.c). The rule: states have the names that nfct prints,
-a state that is not named keeps its value.
+a state that is not named keeps its value. Objects `ct timeout` of nftables are policies
+too, of a ruleset: they are only listed.
 """
 
 import errno
@@ -18,6 +19,10 @@ from syncd.kernel.listing import NLM_F_ACK, NLM_F_DUMP, ask
 # include/uapi/linux/netfilter/nfnetlink_cttimeout.h
 _NEW, _GET, _DELETE, _DEFAULT_SET, _DEFAULT_GET = 0x800, 0x801, 0x802, 0x803, 0x804
 _NAME, _L3PROTO, _L4PROTO, _DATA, _USE = 1, 2, 3, 4, 5
+# include/uapi/linux/netfilter/nf_tables.h
+_GET_OBJECTS, _CT_TIMEOUT = 0xA13, 7
+_OBJECT_TABLE, _OBJECT_NAME, _OBJECT_TYPE, _OBJECT_DATA = 1, 2, 3, 4
+_OBJECT_L3PROTO, _OBJECT_L4PROTO, _OBJECT_SECONDS = 1, 2, 3
 _NLM_F_REPLACE, _NLM_F_EXCL, _NLM_F_CREATE = 0x100, 0x200, 0x400
 _NESTED, _TYPE_MASK = 0x8000, 0x3FFF
 _ATTRIBUTE: Final = struct.Struct("=HH")
@@ -61,6 +66,7 @@ PROTOCOLS: Final[Mapping[str, tuple[int, tuple[str, ...]]]] = {
 _NAMES: Final = {number: name for name, (number, _) in PROTOCOLS.items()}
 _GENERIC: Final = "generic"
 FAMILIES: Final[Mapping[str, int]] = {"inet": 2, "inet6": 10}
+_TABLE_FAMILIES: Final = {1: "inet", 2: "ip", 10: "ip6"}  # of nftables
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,14 @@ def list_policies() -> Iterator[Policy]:
     """All policies of this network namespace, as the kernel comes by them."""
     for messages in ask(_GET, NLM_F_DUMP, bytes(4), "list of timeout policies"):
         yield from map(_policy, messages)
+
+
+def list_objects() -> Iterator[Policy]:
+    """Objects `ct timeout` of all rulesets, named by family, table and name."""
+    kind = _attribute(_OBJECT_TYPE, _CT_TIMEOUT.to_bytes(4, "big"))
+    asked = "list of ct timeout objects"
+    for messages in ask(_GET_OBJECTS, NLM_F_DUMP, bytes(4) + kind, asked):
+        yield from map(_object, messages)
 
 
 def get_policy(name: str) -> Policy:
@@ -195,20 +209,42 @@ def _explain(error: KernelError, asked: str) -> KernelError:
 def _policy(message: bytes) -> Policy:
     parts = dict(_walk(message, _MESSAGE, len(message)))
     number = int.from_bytes(parts.get(_L4PROTO, b""), "big")
-    _, states = PROTOCOLS[_NAMES.get(number, _GENERIC)]
-    data = parts.get(_DATA, b"")
-    members = dict(_walk(data, 0, len(data)))
     return Policy(
-        parts.get(_NAME, b"").split(b"\0", 1)[0].decode("ascii", "replace"),
+        _word(parts.get(_NAME, b"")),
         int.from_bytes(parts.get(_L3PROTO, b""), "big"),
         number,
-        {
-            state: int.from_bytes(members[at], "big")
-            for at, state in enumerate(states, 1)
-            if at in members
-        },
+        _by_state(number, parts.get(_DATA, b"")),
         max(int.from_bytes(parts.get(_USE, b""), "big") - 1, 0),  # the list's own
     )
+
+
+def _object(message: bytes) -> Policy:
+    parts = dict(_walk(message, _MESSAGE, len(message)))
+    data = parts.get(_OBJECT_DATA, b"")
+    told = dict(_walk(data, 0, len(data)))
+    number = int.from_bytes(told.get(_OBJECT_L4PROTO, b""), "big")
+    table, name = (_word(parts.get(at, b"")) for at in (_OBJECT_TABLE, _OBJECT_NAME))
+    family = _TABLE_FAMILIES.get(message[16], str(message[16]))
+    return Policy(
+        f"{family} {table} {name}",
+        int.from_bytes(told.get(_OBJECT_L3PROTO, b""), "big"),
+        number,
+        _by_state(number, told.get(_OBJECT_SECONDS, b"")),
+    )
+
+
+def _by_state(number: int, data: bytes) -> dict[str, int]:
+    _, states = PROTOCOLS[_NAMES.get(number, _GENERIC)]
+    members = dict(_walk(data, 0, len(data)))
+    return {
+        state: int.from_bytes(members[at], "big")
+        for at, state in enumerate(states, 1)
+        if at in members
+    }
+
+
+def _word(value: bytes) -> str:
+    return value.split(b"\0", 1)[0].decode("ascii", "replace")
 
 
 def _text(name: str) -> bytes:

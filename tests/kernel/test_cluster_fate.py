@@ -85,27 +85,33 @@ def test_status_and_verify_name_each_difference_until_there_is_none(
     assert first.command("verify").stdout.splitlines() == ["fw2: equal"]
 
 
-def test_timeout_policies_are_compared_by_state_and_those_of_rulesets_are_not(
+def test_timeout_policies_are_compared_by_state_those_of_rulesets_too(
     pair: Cluster,
 ) -> None:
     first, second = pair.nodes
     rules = (
-        "table ip t { ct timeout slow { protocol udp; l3proto ip;"
-        " policy = { unreplied: 11, replied: 22 }; }; }"
+        "table ip t {{ ct timeout slow {{ protocol udp; l3proto ip;"
+        " policy = {{ unreplied: {}, replied: 22 }}; }}; }}"
     )
     web = ("nfct", "add", "timeout", "web", "inet", "tcp", "established")
     run_in(first.namespace, *web, "100")
     run_in(second.namespace, *web, "200")
-    run_in(first.namespace, "nft", rules)
+    run_in(first.namespace, "nft", rules.format(11))
+    run_in(second.namespace, "nft", rules.format(12))
     pair.start()
     status = first.wait(lambda s: settings(s)["equal"] is False, "they are compared")
     assert settings(status)["differences"] == [
-        {"what": "policy web inet tcp ESTABLISHED", "here": 100, "there": 200}
+        {"what": "ct timeout ip t slow inet udp UNREPLIED", "here": 11, "there": 12},
+        {"what": "policy web inet tcp ESTABLISHED", "here": 100, "there": 200},
     ]
     run_in(first.namespace, "nfct", "delete", "timeout", "web")
     run_in(first.namespace, *web, "200")
-    assert first.ask("verify")["peers"][0]["settings"]["equal"] is True
+    run_in(first.namespace, "nft", "delete table ip t")
+    run_in(first.namespace, "nft", rules.format(12))
+    assert first.ask("verify")["peers"][0]["settings"]["differences"] == []
     run_in(first.namespace, "nfct", "delete", "timeout", "web")
     row = first.ask("verify")["peers"][0]
     assert {item["here"] for item in row["settings"]["differences"]} == {None}
     assert len(row["settings"]["differences"]) > 8
+    run_in(second.namespace, "nfct", "delete", "timeout", "web")
+    first.wait(lambda s: settings(s)["equal"] is True, "the change was seen", 10)

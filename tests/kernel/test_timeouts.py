@@ -164,3 +164,14 @@ def test_a_name_is_given_once(kernel: Kernel) -> None:
     again = kernel.run("add", "once", "inet", "udp", "replied", "60")
     assert again.returncode == 1
     assert "it exists already" in again.stderr
+
+
+def test_a_timeout_of_nothing_is_taken_as_the_kernel_takes_it_and_warned_of(
+    kernel: Kernel,
+) -> None:
+    done = kernel.run("default-set", "inet", "udp", "unreplied", "0", "replied", "9")
+    assert done.returncode == 0
+    assert done.stderr == (
+        "syncd: warning: udp unreplied 0: flows in that state end at once\n"
+    )
+    assert ".UNREPLIED = 0," in kernel.nfct("timeout", "default-get", "inet", "udp")

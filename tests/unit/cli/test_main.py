@@ -212,6 +212,26 @@ def test_every_command_has_a_help(capsys: Output) -> None:
         assert "--timeout" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "kernel_too"),
+    [("show", True), ("watch --table own", True), ("status --json", False)],
+)
+def test_where_nothing_is_configured_one_line_says_what_to_give(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Output,
+    words: str,
+    kernel_too: bool,
+) -> None:
+    file = tmp_path / "none.toml"
+    monkeypatch.setattr("syncd.cli.main._DEFAULT_CONFIG", str(file))
+    assert main(words.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"syncd: no daemon is configured here, there is no {file}: ")
+    assert "--config FILE or --socket PATH" in line
+    assert line.endswith("--table kernel") == kernel_too
+
+
 def test_a_path_that_no_socket_can_have_is_one_line(capsys: Output) -> None:
     for path in ("/" + "x" * 200, "a\0b"):
         assert main(["status", "--socket", path]) in (1, 3)
@@ -222,13 +242,16 @@ def test_output_that_cannot_be_written_is_one_line(config: Path) -> None:
     words = [sys.executable, "-m", "syncd", "check-config", "--json", str(config)]
     with open("/dev/full", "w") as full:
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, check=False)
-    assert (done.returncode, done.stderr) == (1, b"syncd: No space left on device\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        b"syncd: standard output: No space left on device\n",
+    )
 
 
 def test_closed_streams_are_no_surprise(config: Path) -> None:
     command = f"{sys.executable} -m syncd check-config --json {config}"
     for closing, status, said in (
-        (">&-", 1, "syncd: Bad file descriptor\n"),
+        (">&-", 1, "syncd: standard output: Bad file descriptor\n"),
         ("2>&-", 0, ""),
         ("<&-", 0, ""),
         ("<&- >&- 2>&-", 1, ""),

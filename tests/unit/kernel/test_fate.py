@@ -42,7 +42,7 @@ def test_each_state_of_a_policy_has_its_own_name() -> None:
         Policy("web", 2, 6, {"SYN_SENT": 5, "ESTABLISHED": 60}),
         Policy("tunnel", 10, 50, {"TIMEOUT": 90}),
     ]
-    assert name_policies(policies) == {
+    assert name_policies("policy", policies) == {
         "policy web inet tcp SYN_SENT": 5,
         "policy web inet tcp ESTABLISHED": 60,
         "policy tunnel inet6 generic 50 TIMEOUT": 90,
