@@ -26,8 +26,9 @@ MODULES = (
     *("flows/nla", "flows/record", "flows/reader", "flows/table", "flows/zones"),
     *("flows/digest", "flows/likeness", "flows/rollcall"),
     *("flows/own", "flows/filter", "flows/masquerade", "flows/batch"),
-    *("flows/young", "flows/admission", "flows/triage", "flows/restore"),
-    *("replication/frame", "replication/outbox"),
+    *("flows/young", "flows/admission", "flows/restore", "flows/commit"),
+    *("flows/triage", "flows/planted", "flows/planting"),
+    *("replication/frame", "replication/outbox", "replication/standby"),
 )
 _CYTHON = (3, 0)  # the first that knows pure Python mode with .pxd files as used here
 _DIRECTIVES = (*("language_level=3", "annotation_typing=False", "binding=True"),)

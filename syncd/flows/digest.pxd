@@ -7,7 +7,10 @@ cdef class Digest:
     cdef public list sums
     cdef public list watch
 
-    @cython.locals(sums=list, key=bytes, body=bytes, old=bytes, name=cython.ulonglong)
-    cpdef object store(self, dict bodies, flat)
+    @cython.locals(
+        changed=list, sums=list, at=Py_ssize_t, key=bytes, body=bytes, old=bytes,
+        name=cython.ulonglong,
+    )
+    cpdef list store(self, dict bodies, list flat)
     @cython.locals(sums=list, key=bytes, new=bytes, old=bytes, name=cython.ulonglong)
     cpdef object settle(self, keys, dict marks, dict bodies)

@@ -40,13 +40,13 @@ class Digest:
         self.sums: list[int] = [0] * BUCKETS
         self.watch: list[bytes] | None = None
 
-    def store(self, bodies: dict[bytes, bytes], flat: Sequence[bytes]) -> list[bytes]:
+    def store(self, bodies: dict[bytes, bytes], flat: list[bytes]) -> list[bytes]:
         """Put `[key, body, ...]` into `bodies`; the keys whose bodies are new."""
         changed: list[bytes] = []
         sums = self.sums
-        get = bodies.get
-        for key, body in zip(flat[::2], flat[1::2], strict=True):
-            old = get(key)
+        for at in range(0, len(flat) - 1, 2):
+            key, body = flat[at], flat[at + 1]
+            old = bodies.get(key)
             if old == body:
                 continue
             name = xxh3_64_intdigest(key)

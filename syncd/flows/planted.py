@@ -21,16 +21,23 @@ from syncd.flows.record import EXPECTATION, FLOW, plain_key, timeout_of
 SHORT_S = 120  # the timer of copies of flows that have less than the long one
 SLACK_S = 3  # seconds are whole, and a batch takes a moment
 GONE_S = 15  # in which the kernel reports an entry whose timer has run out
-_GRE = 47
-_IPV4 = 2
+# C integers when compiled, where those of record.py are objects.
+_FLOW, _EXPECTATION, _GRE, _IPV4 = FLOW, EXPECTATION, 47, 2
 
 
 class Planted:
     """The register; bodies are in `Own`, which loses those that live here."""
 
     __slots__ = (
-        *("_at", "_count", "_ends", "_out", "_own", "_wheel", "_zoned"),
-        *("late_s", "long_s"),
+        "_at",
+        "_count",
+        "_ends",
+        "_out",
+        "_own",
+        "_wheel",
+        "_zoned",
+        "late_s",
+        "long_s",
     )
 
     def __init__(self, own: Own, long_s: int) -> None:
@@ -51,7 +58,7 @@ class Planted:
     def get(self, key: bytes) -> bytes | None:
         """The body that was written, None if that is not planted."""
         planted = self._own.planted
-        return planted.get(key if key[6] == FLOW else plain_key(key))
+        return planted.get(key if key[6] == _FLOW else plain_key(key))
 
     def keys(self) -> list[bytes]:
         """All that is planted."""
@@ -63,7 +70,7 @@ class Planted:
 
     def timer_s(self, key: bytes, body: bytes) -> int:
         """The timer that a copy gets."""
-        if key[6] == EXPECTATION:
+        if key[6] == _EXPECTATION:
             stored_s = restore.stored_timeout_s(key, body)
         elif key[36 if key[0] == _IPV4 else 60] == _GRE:
             return restore.GRE_TIMEOUT_S
@@ -86,7 +93,7 @@ class Planted:
                 count += 1
                 out.discard(key)
                 wheel.setdefault(latest - count % span, []).append(key)
-                if key[6] == EXPECTATION and (plain := plain_key(key)) != key:
+                if key[6] == _EXPECTATION and (plain := plain_key(key)) != key:
                     self._zoned[plain] = key
             ends[key] = end
         self._count = count
@@ -103,12 +110,13 @@ class Planted:
 
     def forget(self, key: bytes) -> None:
         """It is not planted any more."""
-        plain = plain_key(key)
+        plain = key if key[6] == _FLOW else plain_key(key)
         self._own.planted.pop(plain, None)
         if key in self._out:
             self._out.discard(key)
             del self._ends[key]
-        self._zoned.pop(plain, None)
+        if self._zoned:
+            self._zoned.pop(plain, None)
 
     def due(self, now: float) -> Iterator[bytes]:
         """The keys whose time has come; each is told once, and to be noted again."""
@@ -137,7 +145,7 @@ class Planted:
     def lives(self, key: bytes, held: bytes, now: float, took_s: float) -> bool:
         """Has a packet of it been here? `held` is what the kernel showed just now."""
         left_s, end = timeout_of(held), self._ends.get(key)
-        if key[6] == EXPECTATION or left_s is None or end is None:
+        if key[6] == _EXPECTATION or left_s is None or end is None:
             return False
         if self.timer_s(key, held) > self.long_s:
             return False  # GRE: packets do not set its timer

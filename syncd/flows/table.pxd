@@ -13,6 +13,11 @@ cdef class Table:
     cdef public Digest digest
     cdef public object changes
 
+    @cython.locals(changed=list, told_s=dict, key=bytes)
+    cpdef object put(self, list flat, double now)
+    @cython.locals(gone=list, bodies=dict, told_s=dict, stale=set, key=bytes, body=bytes)
+    cpdef object drop(self, keys)
+
 cdef class OwnTable:
     cdef public dict bodies, facts, marks, held
     cdef public Py_ssize_t owed, gone

@@ -15,7 +15,6 @@ again leaves no trace.
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import repeat
 
 from syncd.flows.changes import Changes
 from syncd.flows.digest import Digest
@@ -62,12 +61,14 @@ class Table:
     def __len__(self) -> int:
         return len(self.bodies)
 
-    def put(self, flat: Sequence[bytes], now: float) -> None:
+    def put(self, flat: list[bytes], now: float) -> None:
         """Store `[key, body, key, body, ...]`."""
         if self.changes is not None:
             self._note(flat)
         changed = self.digest.store(self.bodies, flat)
-        self.told_s.update(zip(changed, repeat(int(now))))
+        told_s, second = self.told_s, int(now)
+        for key in changed:
+            told_s[key] = second
         if self.touched is not None:
             self.touched.update(changed)
         if self.stale:
@@ -89,13 +90,14 @@ class Table:
 
     def drop(self, keys: Iterable[bytes]) -> None:
         """Forget the keys; one that is not there is fine."""
-        gone = []
+        gone, bodies, told_s, stale = [], self.bodies, self.told_s, self.stale
         for key in keys:
-            body = self.bodies.pop(key, None)
+            body = bodies.pop(key, None)
             if body is not None:
                 gone.append((key, body))
-                del self.told_s[key]
-                self.stale.discard(key)
+                del told_s[key]
+                if stale:
+                    stale.discard(key)
         self.digest.remove(gone)
         if self.changes is not None:
             self._note_gone(gone)

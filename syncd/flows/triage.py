@@ -8,9 +8,11 @@ rule: what is sorted out here is what `Standby` would do with it; in doubt, look
 from syncd.flows.batch import TimedRecord
 from syncd.flows.record import FLOW
 
-_STATUS_HEAD, _TIMEOUT_HEAD = b"\x08\0\x03\0", b"\x08\0\x07\0"
-_PROTOINFO_HEAD, _TCP_TYPE = b"\x30\0\x04\x80", b"\x01\x80"
+# Heads of attributes, read as numbers; CTA_PROTOINFO_TCP, without its length.
+_STATUS_HEAD, _TIMEOUT_HEAD, _PROTOINFO_HEAD = 0x08000300, 0x08000700, 0x30000480
+_TCP_TYPE = 0x0180
 _FLOW, _GRE, _IPV4, _ESTABLISHED = FLOW, 47, 2, 3
+_SHORTEST = 37  # a key of IPv4, as far as its protocol
 # Of the two lowest bytes of STATUS: EXPECTED; bits that an entry never loses
 # (SEEN_REPLY, ASSURED, SRC_NAT, DST_NAT); those that it never gets (NAT).
 _EXPECTED, _LASTING, _NAT = 0x01, 0x36, 0x30
@@ -25,6 +27,7 @@ class Sorted:
         "changed_long",
         "changed_short",
         "closing",
+        "ended",
         "fresh_long",
         "fresh_short",
         "rest",
@@ -36,6 +39,7 @@ class Sorted:
         self.changed_short: list[Changed] = []
         self.changed_long: list[Changed] = []
         self.closing: list[tuple[bytes, int]] = []  # TCP that closes, and its state
+        self.ended: list[tuple[bytes, bytes]] = []  # copies that nobody tells any more
         self.rest: list[bytes] = []
 
 
@@ -50,44 +54,46 @@ def triage(
     result = Sorted()
     rest = result.rest
     for key in keys:
-        body = told.get(key)
-        if body is None or key[6] != _FLOW or key in own:
+        name, length = key, len(key)
+        if length < _SHORTEST or name[6] != _FLOW or key in own:
             rest.append(key)
             continue
-        held = planted.get(key)
+        body, held = told.get(key), planted.get(key)
+        if body is None:
+            if held is None:
+                rest.append(key)
+            else:
+                result.ended.append((key, held))
+            continue
         if held is body:
             continue
-        at, size = body[0], len(body)
+        size, now, protocol = len(body), body, 36 if name[0] == _IPV4 else 60
+        at = now[0] if size else 0
         if (
             size < at + 16
-            or body[at : at + 4] != _STATUS_HEAD
-            or body[at + 8 : at + 12] != _TIMEOUT_HEAD
-            or body[at + 7] & _EXPECTED
-            or key[36 if key[0] == _IPV4 else 60] == _GRE
+            or length <= protocol
+            or _word(now, at) != _STATUS_HEAD
+            or _word(now, at + 8) != _TIMEOUT_HEAD
+            or now[at + 7] & _EXPECTED
+            or name[protocol] == _GRE
         ):
             rest.append(key)
             continue
-        seconds = (
-            body[at + 12] << 24
-            | body[at + 13] << 16
-            | body[at + 14] << 8
-            | body[at + 15]
-        )
-        record = (key, body, 0.0)
+        seconds, record = _word(now, at + 12), (key, body, 0.0)
         if held is None:
             if seconds < long_s:
                 result.fresh_short.append(record)
             else:
                 result.fresh_long.append(record)
             continue
-        if len(held) < at + 8 or held[:at] != body[:at]:
+        held_size, was = len(held), held
+        if held_size < at + 8 or held[:at] != body[:at]:
             rest.append(key)
             continue
-        was, now = held[at + 7], body[at + 7]
-        state = _state(body, at)
-        if was & ~now & _LASTING or (was ^ now) & _NAT:
+        state, lost = _state(now, at, size), was[at + 7] & ~now[at + 7]
+        if lost & _LASTING or (was[at + 7] ^ now[at + 7]) & _NAT:
             rest.append(key)
-        elif state > _ESTABLISHED and _state(held, at) >= _ESTABLISHED:
+        elif state > _ESTABLISHED and _state(was, at, held_size) >= _ESTABLISHED:
             result.closing.append((key, state))
         elif seconds < long_s:
             result.changed_short.append((record, held))
@@ -96,8 +102,12 @@ def triage(
     return result
 
 
-def _state(body: bytes, at: int) -> int:
+def _word(data: bytes, at: int) -> int:
+    return data[at] << 24 | data[at + 1] << 16 | data[at + 2] << 8 | data[at + 3]
+
+
+def _state(data: bytes, at: int, size: int) -> int:
     """The state of a TCP connection whose STATUS begins there; 0 if it is none."""
-    if len(body) <= at + 28 or body[at + 16 : at + 20] != _PROTOINFO_HEAD:
+    if size <= at + 28 or _word(data, at + 16) != _PROTOINFO_HEAD:
         return 0
-    return body[at + 28] if body[at + 22 : at + 24] == _TCP_TYPE else 0
+    return data[at + 28] if _word(data, at + 20) & 0xFFFF == _TCP_TYPE else 0

@@ -215,6 +215,8 @@ class Standby:
                 bed.differing += changed
                 if self.room is not None:
                     self.room -= len(fresh)
+        for key, held in found.ended:
+            self._end(key, held)
         closing = self._closing
         for key, state in found.closing:
             due, _ = closing.get(key, (math.inf, 0))

@@ -65,7 +65,13 @@ def test_what_is_not_simple_is_looked_at(
     assert sort(body, held, key) == "rest"
 
 
-def test_own_flows_and_ended_ones_are_looked_at() -> None:
+def test_own_flows_and_what_has_no_copy_are_looked_at() -> None:
     body = flow_body(1)
     assert triage([KEY], {KEY: body}, {}, {KEY: body}, LONG_S).rest == [KEY]
-    assert triage([KEY], {}, {KEY: body}, {}, LONG_S).rest == [KEY]
+    assert triage([KEY], {}, {KEY: body}, {KEY: body}, LONG_S).rest == [KEY]
+    assert triage([KEY], {}, {}, {}, LONG_S).rest == [KEY]
+
+
+def test_copies_that_nobody_tells_any_more_have_ended() -> None:
+    body = flow_body(1)
+    assert triage([KEY], {}, {KEY: body}, {}, LONG_S).ended == [(KEY, body)]

@@ -1,0 +1,26 @@
+# C types of planted.py.
+import cython
+
+from syncd.flows.own cimport Own
+
+cdef int _FLOW, _EXPECTATION, _GRE, _IPV4
+
+cdef class Planted:
+    cdef public Py_ssize_t long_s, late_s
+    cdef Own _own
+    cdef dict _zoned, _ends, _wheel
+    cdef set _out
+    cdef Py_ssize_t _at, _count
+
+    @cython.locals(planted=dict)
+    cpdef bytes get(self, bytes key)
+    cpdef Py_ssize_t timer_s(self, bytes key, bytes body) except -1
+    @cython.locals(
+        second=Py_ssize_t, ends=dict, wheel=dict, out=set, span=Py_ssize_t,
+        half=Py_ssize_t, latest=Py_ssize_t, count=Py_ssize_t, key=bytes, plain=bytes,
+    )
+    cpdef object note(self, records, Py_ssize_t timer_s, double now)
+    cpdef object postpone(self, bytes key)
+    @cython.locals(plain=bytes)
+    cpdef object forget(self, bytes key)
+    cdef object _put(self, bytes key, Py_ssize_t second)
