@@ -9,8 +9,13 @@ cdef class Digest:
 
     @cython.locals(
         changed=list, sums=list, at=Py_ssize_t, key=bytes, body=bytes, old=bytes,
-        name=cython.ulonglong,
+        name=cython.ulonglong, change=cython.ulonglong, before=cython.ulonglong,
     )
     cpdef list store(self, dict bodies, list flat)
-    @cython.locals(sums=list, key=bytes, new=bytes, old=bytes, name=cython.ulonglong)
+    @cython.locals(
+        sums=list, key=bytes, new=bytes, old=bytes, name=cython.ulonglong,
+        change=cython.ulonglong, before=cython.ulonglong,
+    )
     cpdef object settle(self, keys, dict marks, dict bodies)
+    @cython.locals(sums=list, key=bytes, body=bytes, name=cython.ulonglong)
+    cpdef object remove(self, records)

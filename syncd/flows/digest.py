@@ -30,7 +30,9 @@ Chosen = tuple[int, bytes, bytes]  # hash of the key, key, body
 class Digest:
     """The sums over the records of one owner.
 
-    `sums` grow beyond 64 bits, in both directions: what counts is their remainder.
+    `sums` grow beyond 64 bits, in both directions: what counts is their remainder, so
+    that a change may be counted in 64 bits when compiled (`name` is one such number,
+    `seed` the same as an object).
     The keys that change are noted in `watch`, if somebody wants that.
     """
 
@@ -49,13 +51,12 @@ class Digest:
             old = bodies.get(key)
             if old == body:
                 continue
-            name = xxh3_64_intdigest(key)
-            if old is None:
-                sums[name >> _BUCKET_SHIFT] += xxh3_64_intdigest(body, name)
-            else:
-                sums[name >> _BUCKET_SHIFT] += xxh3_64_intdigest(
-                    body, name
-                ) - xxh3_64_intdigest(old, name)
+            name = seed = xxh3_64_intdigest(key)
+            change = xxh3_64_intdigest(body, seed)
+            if old is not None:
+                before = xxh3_64_intdigest(old, seed)
+                change -= before
+            sums[name >> _BUCKET_SHIFT] += change
             bodies[key] = body
             changed.append(key)
         if self.watch is not None:
@@ -80,18 +81,19 @@ class Digest:
             old = marks.pop(key, new)
             if old is new:
                 continue
-            name = xxh3_64_intdigest(key)
-            change = xxh3_64_intdigest(new, name) if new else 0
+            name = seed = xxh3_64_intdigest(key)
+            change = xxh3_64_intdigest(new, seed) if new else 0
             if old:
-                change -= xxh3_64_intdigest(old, name)
+                before = xxh3_64_intdigest(old, seed)
+                change -= before
             sums[name >> _BUCKET_SHIFT] += change
 
     def remove(self, records: Iterable[tuple[bytes, bytes]]) -> None:
         """These records are gone."""
         sums = self.sums
         for key, body in records:
-            name = xxh3_64_intdigest(key)
-            sums[name >> _BUCKET_SHIFT] -= xxh3_64_intdigest(body, name)
+            name = seed = xxh3_64_intdigest(key)
+            sums[name >> _BUCKET_SHIFT] -= xxh3_64_intdigest(body, seed)
 
     def recount(self, chosen: Iterable[Chosen], buckets: int) -> int:
         """Sum up these buckets (a bit set) afresh; `chosen` are all their records.

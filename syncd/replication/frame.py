@@ -275,14 +275,13 @@ def _unpackb(packed: bytes, limit: int) -> object:
 
 def _is_records(items: object, group: int) -> bool:
     """A list of bytes of fair length, in groups of `group` (1 or 2)."""
-    if type(items) is not list:
+    if type(items) is not list or len(items) % group:
         return False
-    if not items:
-        return True
-    if len(items) % group or set(map(type, items)) != {bytes}:
-        return False
-    lengths = set(map(len, items))
-    return max(lengths) <= ITEM_LIMIT and min(lengths) >= 4
+    limit = ITEM_LIMIT
+    for item in items:
+        if type(item) is not bytes or not 4 <= len(item) <= limit:
+            return False
+    return True
 
 
 def _data(content: list[object]) -> Data:
