@@ -55,7 +55,12 @@ FILTERS: Final[dict[str, str]] = {
 }
 # The names people use for the kernel's bits.
 _STATUS_NAMES: Final = {"SNAT": "SRC_NAT", "DNAT": "DST_NAT"}
-_STATES: Final = frozenset((*n.TCP_STATES, *n.SCTP_STATES, *n.DCCP_STATES))
+_STATES_OF: Final[Mapping[int, tuple[str, ...]]] = {
+    n.TCP: n.TCP_STATES,
+    n.SCTP: n.SCTP_STATES,
+    n.DCCP: n.DCCP_STATES,
+}
+_STATES: Final = frozenset(name for names in _STATES_OF.values() for name in names)
 _STATE_NAMES: Final = {"CLOSED": ("CLOSED", "CLOSE"), "LISTEN": ("SYN_SENT2",)}
 _FAMILIES: Final = {"ipv4": IPV4, "ipv6": IPV6}
 _SRC_NAT: Final = 1 << n.STATUS_BITS.index("SRC_NAT")
@@ -76,7 +81,7 @@ class Filters:
     sport: int | None = None
     dport: int | None = None
     states: tuple[str, ...] | None = None
-    mark: tuple[int, int] | None = None  # Value and mask.
+    mark: tuple[int, int] | None = None  # Value and mask: what is left under the mask.
     zone: int | None = None
     orig_zone: int | None = None
     reply_zone: int | None = None
@@ -93,7 +98,7 @@ def read_filters(options: Mapping[str, object]) -> Filters | None:
     if not given:
         return None
     try:
-        return Filters(
+        filters = Filters(
             family=_family(given.get("family")),
             protocol=_protocol(given.get("proto")),
             src=_network(given.get("src"), "src"),
@@ -118,6 +123,39 @@ def read_filters(options: Mapping[str, object]) -> Filters | None:
         shown = ascii(given[name])[:60]
         problem = f"--{name}: {shown} is not {FILTERS[name]}"
         raise ControlError(problem, status=2) from refusal
+    if contradiction := _contradiction(filters):
+        raise ControlError(contradiction, status=2)
+    return filters
+
+
+def _contradiction(filters: Filters) -> str:
+    """Two filters that no record can pass are a mistake, as conntrack has it."""
+    families = {"--family": filters.family}
+    for name, network in (
+        *(("src", filters.src), ("dst", filters.dst)),
+        *(("reply-src", filters.reply_src), ("reply-dst", filters.reply_dst)),
+        *(("any-nat", filters.any_nat), ("src-nat", filters.src_nat)),
+        ("dst-nat", filters.dst_nat),
+    ):
+        end = network[0] if isinstance(network, tuple) else network
+        if end is not None:
+            families[f"--{name}"] = IPV4 if end.version == 4 else IPV6
+    asked = [(name, family) for name, family in families.items() if family is not None]
+    for name, family in asked[1:]:
+        if family != asked[0][1]:
+            return f"{asked[0][0]} and {name} are of different address families"
+    number = filters.protocol
+    if number is None:
+        return ""
+    protocol = n.PROTOCOL_NAMES.get(number, f"protocol {number}")
+    known = _STATES_OF.get(number, ())
+    if filters.states is not None and not set(filters.states) & set(known):
+        states = ", ".join(dict.fromkeys(known)) or "none"
+        return f"--state: not a state of {protocol}, it has: {states}"
+    ports = filters.sport is not None or filters.dport is not None
+    if ports and number not in n.WITH_PORTS:
+        return f"--sport and --dport: {protocol} has no ports"
+    return ""
 
 
 def tests_of(shape: Shape, filters: Filters) -> Tests | None:
@@ -358,7 +396,7 @@ def _mark(value: object) -> tuple[int, int] | None:
         raise _Refusal("mark") from error
     if not all(0 <= number <= 0xFFFFFFFF for number in numbers):
         raise _Refusal("mark")
-    return numbers[0] & numbers[1], numbers[1]
+    return numbers
 
 
 def _labels(value: object) -> int | None:

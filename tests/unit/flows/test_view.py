@@ -147,6 +147,7 @@ def test_no_filters_are_none() -> None:
         ("state", "established", "CLOSE"),
         ("mark", "51966", "0"),
         ("mark", "0xca00/0xff00", "0xcb00/0xff00"),
+        ("mark", "0x0/0x1", "0xcafe/0xff00"),
         ("zone", "7", 0),
         ("status", "ASSURED,SNAT", "DST_NAT"),
         ("status", "!DST_NAT,ASSURED", "!ASSURED"),
@@ -203,6 +204,32 @@ def test_an_expectation_is_selected_by_what_is_expected() -> None:
     assert selected(expectation, dport=47929, dst="10.77.2.10", proto="tcp")
     assert not selected(expectation, dport=21)
     assert not selected(expectation, src_nat=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (
+            {"src": "10.0.0.1", "dst": "fd00::/8"},
+            "--src and --dst are of different address families",
+        ),
+        (
+            {"family": "ipv6", "any_nat": "10.0.0.1"},
+            "--family and --any-nat are of different address families",
+        ),
+        ({"proto": "tcp", "state": "COOKIE_WAIT"}, "--state: not a state of tcp"),
+        ({"proto": "udp", "state": "ESTABLISHED"}, "--state: not a state of udp"),
+        ({"proto": "icmp", "dport": 8}, "--sport and --dport: icmp has no ports"),
+        ({"proto": "50", "sport": 8}, "--sport and --dport: protocol 50 has no ports"),
+    ],
+)
+def test_filters_that_nothing_can_pass_are_refused(
+    options: dict[str, object], text: str
+) -> None:
+    given = {name.replace("_", "-"): value for name, value in options.items()}
+    with pytest.raises(ControlError, match=f"^{text}") as caught:
+        view.read_filters(given)
+    assert caught.value.status == 2
 
 
 @pytest.mark.parametrize(
