@@ -250,6 +250,8 @@ class Node:
                 rejected = self.rejected[link]
                 rejected[reason] = rejected.get(reason, 0) + 1
         self._follow(now)
+        if self.warm is not None:
+            self.warm.follow()
         return genuine
 
     def pump(self) -> None:

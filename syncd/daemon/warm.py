@@ -66,6 +66,7 @@ class Warm:
         self._working: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
         self._space_at = 0.0
+        self._worked_at = 0.0  # when the last beat began that had something to do
         self._verified: dict[str, object] | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -80,6 +81,7 @@ class Warm:
     async def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         for task in (self._working, self._adopting):
             if task is not None:
                 task.cancel()
@@ -87,12 +89,26 @@ class Warm:
                     await task
         self.errands.close()
 
+    def follow(self) -> None:
+        """Changes came just now: write them while they are at hand."""
+        timer, now = self._timer, self._loop.time()
+        if (
+            timer is not None
+            and now + _BREATH_S < timer.when() <= now + _BEAT_S
+            and now >= self._worked_at + _BEAT_S / 2
+            and not self.standby.idle
+        ):
+            timer.cancel()
+            self._timer = self._loop.call_later(_BREATH_S, self._timed)
+
     def _timed(self) -> None:
         self._timer = None
         self._working = watched(self._work(), "warm standby")
 
     async def _work(self) -> None:
         wait_s = _BEAT_S
+        if not self.standby.idle:
+            self._worked_at = self._loop.time()
         # What a dump has not shown yet may be own: it must not be taken for a copy.
         if self._engine.kernel_read and not self._listener.behind:
             try:
