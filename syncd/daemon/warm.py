@@ -137,7 +137,7 @@ class Warm:
                 try:
                     await self._carry_out(step)
                 except KernelError:
-                    standby.again(step)
+                    standby.again(step, time.monotonic())
                     raise
                 now = time.monotonic()
             return False
@@ -155,6 +155,8 @@ class Warm:
             while (batch := plan.next_batch()) is not None:
                 plan.report(batch, *(await errands.run(batch.messages)))
             standby.planted(plan, time.monotonic())
+            if plan.strangers:
+                self._listener.drain()  # they are looked up there
         elif step.task is Task.LOOK:
             replies = await errands.get(lookups(step.keys))
             now = time.monotonic()

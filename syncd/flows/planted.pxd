@@ -15,11 +15,12 @@ cdef class Planted:
     @cython.locals(planted=dict)
     cpdef bytes get(self, bytes key)
     cpdef Py_ssize_t timer_s(self, bytes key, bytes body) except -1
+    cpdef object note(self, records, Py_ssize_t timer_s, double now)
     @cython.locals(
         second=Py_ssize_t, ends=dict, wheel=dict, out=set, span=Py_ssize_t,
         half=Py_ssize_t, latest=Py_ssize_t, count=Py_ssize_t, key=bytes, plain=bytes,
     )
-    cpdef object note(self, records, Py_ssize_t timer_s, double now)
+    cpdef object wrote(self, list keys, Py_ssize_t timer_s, double now)
     cpdef object postpone(self, bytes key)
     @cython.locals(plain=bytes)
     cpdef object forget(self, bytes key)

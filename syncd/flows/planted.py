@@ -84,11 +84,15 @@ class Planted:
         self, records: Sequence[tuple[bytes, bytes]], timer_s: int, now: float
     ) -> None:
         """These were written just now, with this timer."""
-        second, ends, wheel, out = int(now), self._ends, self._wheel, self._out
         self._own.plant(records)
+        self.wrote([key for key, _ in records], timer_s, now)
+
+    def wrote(self, keys: Sequence[bytes], timer_s: int, now: float) -> None:
+        """Entries of these keys have this timer, if they are in the kernel."""
+        second, ends, wheel, out = int(now), self._ends, self._wheel, self._out
         span, half = max(timer_s // 8, 1), min(timer_s, self.long_s) // 2
         latest, count, end = second + half, self._count, second + timer_s
-        for key, _ in records:
+        for key in keys:
             if key not in ends or key in out:  # else it stays where it is
                 count += 1
                 out.discard(key)
@@ -115,6 +119,8 @@ class Planted:
         if key in self._out:
             self._out.discard(key)
             del self._ends[key]
+        elif key in self._ends:
+            self._ends[key] = 0  # an entry that is found now is none of ours
         if self._zoned:
             self._zoned.pop(plain, None)
 
@@ -150,6 +156,16 @@ class Planted:
         if self.timer_s(key, held) > self.long_s:
             return False  # GRE: packets do not set its timer
         return abs(end - now - left_s) > SLACK_S + took_s
+
+    def ours(self, key: bytes, held: bytes, now: float) -> bool:
+        """Is this entry of the kernel a copy, as far as anybody can tell?
+
+        One that a dump has missed, or of a request whose answer was lost, has the timer
+        that was written.
+        """
+        if self.get(key) is not None:
+            return True
+        return key in self._ends and not self.lives(key, held, now, 0.0)
 
     def clear(self) -> dict[bytes, bytes]:
         """Nothing is planted any more; what was, by key."""

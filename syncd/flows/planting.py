@@ -1,8 +1,10 @@
 """A plan that plants: a commit in small, beside flows that live in this kernel.
 
 In: a bed of records, what the kernel holds of them, which flows are its own. Out: the
-batches of `commit.py`, and after them which records were refused and why. The rule: a
-flow of this kernel's own is never deleted to make room for a copy.
+batches of `commit.py`, and after them which records were refused and why. The rules: a
+flow of this kernel's own is never deleted to make room for a copy. An entry that is not
+known to be a copy is a stranger, most likely a flow that began just now: it is left
+alone, and somebody has to ask what it is.
 """
 
 from collections.abc import Callable, Container, Sequence
@@ -29,6 +31,8 @@ from syncd.flows.steps import Verb
 from syncd.flows.wildcard import Wildcards
 
 IN_THE_WAY = "another flow in the way"
+
+IsCopy = Callable[[bytes, bytes], bool]  # is the kernel's entry (key, body) a copy?
 
 _HEADER = Struct("<IHHII")
 _ORIGINAL = b"\x01\x80"  # CTA_TUPLE_ORIG
@@ -70,6 +74,7 @@ class PlantingPlan(CommitPlan):
         self,
         bed: Bed,
         own: Container[bytes],
+        is_copy: IsCopy,
         tools: Tools,
         wildcards: Wildcards | None = None,
     ) -> None:
@@ -83,7 +88,9 @@ class PlantingPlan(CommitPlan):
         self.refused: dict[bytes, str] = {}  # key -> reason
         self._restorer = tools.restorer
         self._reader = tools.reader
+        self.strangers: list[bytes] = []
         self._own = own
+        self._is_copy = is_copy
 
     def _updates(self) -> Batch:
         differing = self._differing
@@ -105,10 +112,14 @@ class PlantingPlan(CommitPlan):
 
     def _found(self, attempt: Attempt, message: bytes) -> None:
         try:
-            _, key, _, _, _ = self._reader.read_one(message)
+            _, key, held, _, _ = self._reader.read_one(message)
         except RecordError:
-            key = b""
+            super()._found(attempt, message)
+            return
         if key in self._own:
+            self._fail(attempt.record, IN_THE_WAY)
+        elif not self._is_copy(key, held):
+            self.strangers.append(key)
             self._fail(attempt.record, IN_THE_WAY)
         else:
             super()._found(attempt, message)

@@ -12,7 +12,6 @@ one as long as he has time. The rules (docs/adr/0012):
 - What was own before, shows no sign since and is told by who took over, is a copy now.
 """
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -27,6 +26,7 @@ from syncd.flows.planting import Bed, PlantingPlan, Tools, is_another, same_copy
 from syncd.flows.reader import RecordReader
 from syncd.flows.record import EXPECTATION, Record, status_of, without_timeout
 from syncd.flows.triage import triage
+from syncd.replication.closing import Closing
 from syncd.replication.former import Former
 from syncd.replication.peer import Peer, PeerState
 from syncd.replication.refused import FIRST_RETRY_S, Refused
@@ -34,8 +34,6 @@ from syncd.replication.roles import PRIMARY, Roles
 from syncd.replication.steps import Step, Task, WarmCounts
 from syncd.replication.told import Told, holds_until, told_of
 
-CLOSING_S = 0.5  # that a connection may be over before its copy says so
-_NOW = 0.0, 0
 _GLEANED_AT_ONCE = 4096
 _GLEAN_INTERVAL_S = 0.1
 _AWAITED_S = 5  # between two looks at what a restarted primary may have lost
@@ -71,9 +69,8 @@ class Standby:
         self._deletes: list[bytes] = []
         self._advances: list[bytes] = []
         self._beds: dict[tuple[int, int], Bed] = {}  # by rank and timer
-        # Connections that close: when their copies are told, and how far they are.
-        self._closing: dict[bytes, tuple[float, int]] = {}
-        self._closed: deque[bytes] = deque()  # these, in that order
+        self._closing = Closing()
+        self._now = 0.0  # when the step began
         self._unalterable: dict[bytes, bytes] = {}  # shown last, and set right since
         self._found_otherwise: set[bytes] = set()  # in a bed, as the kernel shows it
         self._former = Former(node, own, peers, roles)
@@ -113,7 +110,7 @@ class Standby:
             self._follow(peer)
         if self._former.look(now):
             self._gleaned_at = now  # they are looked through at once
-        self._take_closed(now)
+        self._touched.update(self._closing.due(now))
         if self._own.uprooted:
             uprooted = list(map(self.register.name, self._own.take_uprooted()))
             self._touched.update(uprooted)
@@ -128,6 +125,7 @@ class Standby:
 
     def next_step(self, now: float) -> Step | None:
         """The next batch; None if there is nothing to be done."""
+        self._now = now
         if not (self._sorting or self._looks or self._beds) and self._touched:
             self._sorting.extend(self._touched)
             self._touched.clear()
@@ -154,8 +152,13 @@ class Standby:
         if tools is None:
             tools = self._tools[kind] = Tools(*kind)
         own, bed = self._own, self._beds.pop(place)
-        plan = PlantingPlan(bed, own.flows.bodies, tools, own.wildcards)
+        plan = PlantingPlan(
+            *(bed, own.flows.bodies, self._is_copy, tools, own.wildcards)
+        )
         return Step(Task.PLANT, plan=plan)
+
+    def _is_copy(self, key: bytes, held: bytes) -> bool:
+        return self.register.ours(key, held, self._now)
 
     def _sort(self, now: float) -> None:
         """What the next touched keys ask for."""
@@ -169,6 +172,8 @@ class Standby:
         for key in keys:
             told = told_of(key)
             if key in flows or key in expectations or key in adopting:
+                if self.refused.reasons:
+                    self.refused.forget(key)
                 if told is not None:
                     self._both(key, told, now)
                 elif key in adopting:
@@ -217,22 +222,16 @@ class Standby:
                     self.room -= len(fresh)
         for key, held in found.ended:
             self._end(key, held)
-        closing = self._closing
         for key, state in found.closing:
-            due, _ = closing.get(key, (math.inf, 0))
-            if now >= due:
+            if not self._closing.wait(key, state, now):
                 found.rest.append(key)
-                continue
-            if due == math.inf:
-                self._closed.append(key)
-            closing[key] = min(due, now + CLOSING_S), state
         return found.rest
 
     def _end(self, key: bytes, held: bytes | None) -> None:
         """No peer tells it any more."""
         if self.refused.reasons:
             self.refused.forget(key)
-        _, state = self._closing.pop(key, (0.0, 0))
+        state = self._closing.end(key)
         if held is None:
             return
         if max(state, tcp_state(held)) >= LAST_ACK:
@@ -245,33 +244,25 @@ class Standby:
         """A copy is to be brought up to date; what only closes may wait for its end."""
         state = tcp_state(body)
         if state > ESTABLISHED and tcp_state(held) >= ESTABLISHED:
-            due, _ = self._closing.get(key, (math.inf, 0))
-            if now < due:
-                if due == math.inf:
-                    due = now + CLOSING_S
-                    self._closed.append(key)
-                self._closing[key] = due, state
+            if self._closing.wait(key, state, now):
                 return
-            del self._closing[key]
+            self._closing.end(key)
         if is_another(key, held, body):
-            self._deletes.append(key)
-            self._touched.add(key)
+            self._replace(key)
         elif key[6] == EXPECTATION:
             self._bed(key, body).fresh.append((key, body, 0.0))
         else:
             self._bed(key, body).differing.append(((key, body, 0.0), held))
 
-    def _take_closed(self, now: float) -> None:
-        """Connections that have been closed for a while and have not ended yet."""
-        closed, closing = self._closed, self._closing
-        while closed and closing.get(closed[0], _NOW)[0] <= now:
-            self._touched.add(closed.popleft())
+    def _replace(self, key: bytes) -> None:
+        """Delete the copy, and plant it anew as it is told then."""
+        self._deletes.append(key)
+        self._touched.add(key)
 
     def hurry(self) -> None:
         """Let nothing wait; try once more what was refused."""
         self._touched.update(self.refused.all())
-        self._touched.update(self._closing)
-        self._closing = {key: (0.0, told[1]) for key, told in self._closing.items()}
+        self._touched.update(self._closing.hurry())
 
     def _create(self, key: bytes, body: bytes, now: float) -> None:
         if self.room is not None:
@@ -301,6 +292,9 @@ class Standby:
             flows.disown(key)
             self._own.plant([(key, ours)])
             self.counts.returned += 1
+            if is_another(key, ours, body):
+                self._replace(key)
+                return
             bed = self._bed(key, body)
             bed.known.append((key, body, 0.0))
             bed.held.append(ours)
@@ -319,16 +313,20 @@ class Standby:
     def _told(self, key: bytes) -> Told | None:
         return told_of(self._peers.values(), key)
 
-    def again(self, step: Step) -> None:
+    def again(self, step: Step, now: float) -> None:
         """The step could not be carried out."""
         if step.task is Task.DELETE:
             self._ended.update(step.keys)
         if step.task in (Task.DELETE, Task.LOOK):
             self._looks.extend(step.keys)
         if step.plan is not None:
-            keys = [record[0] for record in step.plan.records]
-            self._touched.update(keys)  # and those that are here, to be extended:
-            self._looks.extend(key for key in keys if self.register.get(key))
+            here: list[bytes] = []
+            fresh: list[bytes] = []
+            for key, _, _ in step.plan.records:
+                (here if self.register.get(key) else fresh).append(key)
+            self.register.wrote(fresh, step.plan.timer_s, now)  # some of them, maybe
+            self._touched.update(fresh, here)
+            self._looks.extend(here)  # to be extended
 
     # What the kernel said
 
@@ -360,7 +358,9 @@ class Standby:
                 register.forget(key)
                 self._own.apply([record], now)
             elif told is not None:
-                if now + register.timer_s(key, told[1]) <= holds_until(key, told):
+                if is_another(key, body, told[1]):  # the peer has begun it anew
+                    self._replace(key)
+                elif now + register.timer_s(key, told[1]) <= holds_until(key, told):
                     self._repair(key, told[1], record[2])
                 else:
                     register.postpone(key)
@@ -418,6 +418,7 @@ class Standby:
                 self.refused.forget(key)
         for key, reason in refused.items():
             self.refused.add(key, reason, now)
+        self._own.lookups |= dict.fromkeys(plan.strangers)
         counts.refused += len(refused)
 
     def _repair(self, key: bytes, body: bytes, held: bytes) -> None:

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.kernel import reader
 from tests.lab import Lab, run, run_in
 
@@ -37,6 +39,10 @@ group = "225.0.0.50"
 [security]
 {security}
 """
+# `SYNCD_TEST_STANDBY=kernel`: tests without one of the marks have warm standbys.
+STANDBY = os.environ.get("SYNCD_TEST_STANDBY", "table")
+BOTH = pytest.mark.parametrize("standby", ["table", "kernel"], indirect=True)
+TABLE = pytest.mark.parametrize("standby", ["table"], indirect=True)
 # For tests that compare whole kernels in which the links themselves are tracked.
 OWN_TOO = '[filter]\nown_addresses = "accept"\n'
 OPEN = 'mode = "off"'  # most tests are about something else
@@ -52,6 +58,7 @@ class Node:
         directory: Path,
         more: str = "",
         security: str = OPEN,
+        standby: str = STANDBY,
     ) -> None:
         self.name = name
         self.namespace = namespace
@@ -60,7 +67,8 @@ class Node:
         self._log = directory / f"{name}.log"
         self._running: subprocess.Popen[bytes] | None = None
         self.before: tuple[str, ...] = ()  # words in front of the daemon's command
-        self._more = more
+        self.more = more  # configuration, behind [security]
+        self._standby = standby
         self.configure(security)
 
     def configure(self, security: str) -> None:
@@ -68,7 +76,7 @@ class Node:
         text = CONFIGURATION.format(
             name=self.name, socket=self.socket, security=security
         )
-        self.config.write_text(text + self._more)
+        self.config.write_text(text + with_standby(self.more, self._standby))
 
     def start(self, *before: str) -> None:
         """Start the daemon, `before` in front of its command; it may not answer yet."""
@@ -104,6 +112,11 @@ class Node:
             except subprocess.TimeoutExpired:
                 self._running.kill()
                 self._running.wait()
+
+    @property
+    def warm(self) -> bool:
+        """Does its kernel hold what the others' kernels hold?"""
+        return 'standby = "kernel"' in self.config.read_text()
 
     @property
     def log(self) -> str:
@@ -218,9 +231,11 @@ class Cluster:
         more: str = "",
         relay: Mapping[str, object] | None = None,
         security: str = OPEN,
+        standby: str = STANDBY,
     ) -> None:
         """In `security` the word {name} stands for the node's name."""
         self.lab = lab
+        self.standby = standby
         self._security = security
         self.switch = lab.namespace("switch")
         if relay is None:
@@ -248,9 +263,8 @@ class Cluster:
         else:
             self.lab.plug(namespace, "eth2", self.switch, "bridge")
         self.lab.address(namespace, "eth2", f"10.99.0.{number}/24")
-        return Node(
-            name, namespace, directory, more, self._security.replace("{name}", name)
-        )
+        security = self._security.replace("{name}", name)
+        return Node(name, namespace, directory, more, security, self.standby)
 
     def start(self) -> None:
         """Start all, wait until all are in step with all."""
@@ -271,9 +285,10 @@ def running(
     names: tuple[str, ...] = ("fw1", "fw2"),
     more: str = "",
     relay: Mapping[str, object] | None = None,
+    standby: str = STANDBY,
 ) -> Iterator[Cluster]:
     """A started cluster that has ended when the block ends."""
-    cluster = Cluster(lab, directory, names, more, relay)
+    cluster = Cluster(lab, directory, names, more, relay, standby=standby)
     try:
         cluster.start()
         yield cluster
@@ -288,17 +303,34 @@ def wait_until_equal(
     *,
     among: int = 2,
     view: Callable[[reader.Row], reader.Row] = reader.as_replicated,
+    kernels: bool = True,
+    leftovers: bool = False,
 ) -> float:
     """Wait until `copy`'s peer table is `source`'s kernel table; after how long.
 
-    The time is that at which the copy was asked, reading and judging not counted.
+    What the source itself has only as a copy the other one need not hear from it; but
+    the kernel of a warm standby must be as the source's (`kernels`), but for copies of
+    what ended while the source's daemon was not there (`leftovers`). The time is that
+    at which the copy was asked, reading and judging not counted.
     """
+    if copy.warm:
+        view = reader.as_told  # packets of a copy that became own change a flag
     begin = time.monotonic()
     peer = source.name if among > 2 else None
     while True:
         asked = time.monotonic() - begin
         found = copy.table("peer", peer=peer)
-        wrong = reader.differences(source.kernel(), found, view)
+        kernel = source.kernel()
+        if copy.warm:
+            told = _but_for_copies(source, kernel, found)
+            wrong = reader.differences(told, found, view)
+            if kernels:
+                held = copy.kernel()
+                if leftovers:
+                    held = {key: row for key, row in held.items() if key in kernel}
+                wrong += reader.differences(kernel, held, reader.as_committed)
+        else:
+            wrong = reader.differences(kernel, found, view)
         if not wrong:
             return asked
         if asked > patience_s:
@@ -306,6 +338,27 @@ def wait_until_equal(
                 f"{len(wrong)} differences after {asked:.1f} s: {wrong[:5]}\n{copy.log}"
             )
         time.sleep(_LOOK_S)
+
+
+def _but_for_copies(
+    source: Node, kernel: reader.Rows, told: reader.Rows
+) -> reader.Rows:
+    """Of the source's kernel what it must tell: a peer tells it the rest."""
+    if source.command("status").returncode != 0:
+        return kernel  # it starts just now
+    peers = [row["node"] for row in source.status()["peers"]]
+    copies = {key for name in peers for key in source.table("peer", peer=name)}
+    return {k: row for k, row in kernel.items() if k in told or k not in copies}
+
+
+def with_standby(more: str, standby: str) -> str:
+    """The configuration with `standby`, unless it chooses one itself."""
+    if standby == "table" or "standby =" in more:
+        return more
+    section, line = "[replication]\n", f'standby = "{standby}"\n'
+    if section in more:
+        return more.replace(section, section + line)
+    return more + section + line
 
 
 def inside_command(namespace: str, *words: str | Path) -> list[str]:

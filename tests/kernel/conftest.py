@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.kernel.cluster import STANDBY
 from tests.lab import Lab
 
 _PROGRAMS = ("ip", "nft", "conntrack")
@@ -27,6 +28,12 @@ def require_kernel() -> None:
     if os.environ.get("CI"):
         pytest.fail(missing)
     pytest.skip(missing)
+
+
+@pytest.fixture
+def standby(request: pytest.FixtureRequest) -> str:
+    """What the test's mark says (`cluster.BOTH`, `TABLE`), or the environment."""
+    return str(getattr(request, "param", STANDBY))
 
 
 @pytest.fixture

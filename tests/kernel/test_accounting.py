@@ -52,7 +52,7 @@ class Keeper(Node):
 
     def configure(self, _security: str) -> None:
         text = ALONE.format(name=self.name, socket=self.socket)
-        self.config.write_text(text + self._more)
+        self.config.write_text(text + self.more)
 
 
 class Collector:

@@ -26,9 +26,9 @@ _BATCH = 400
 
 
 @pytest.fixture
-def pair(lab: Lab, tmp_path: Path) -> Iterator[tuple[Node, Node]]:
+def pair(lab: Lab, tmp_path: Path, standby: str) -> Iterator[tuple[Node, Node]]:
     """Two nodes in step, the first one with flows of all kinds."""
-    made = Cluster(lab, tmp_path, more=IGNORED)
+    made = Cluster(lab, tmp_path, more=IGNORED, standby=standby)
     first, second = made.nodes
     roads = [
         mixture.Roads(lab, node.namespace, f"far-{node.name}") for node in made.nodes
@@ -108,6 +108,7 @@ def _living(node: Node) -> reader.Rows:
     )
 
 
+@cluster.TABLE
 @pytest.mark.xdist_group("table limit")
 def test_a_full_table_is_one_clear_error_and_the_counts_are_right(
     pair: tuple[Node, Node],
@@ -139,6 +140,7 @@ def test_a_full_table_is_one_clear_error_and_the_counts_are_right(
     assert not reader.differences(wanted, _living(second), reader.as_committed)
 
 
+@cluster.TABLE
 def test_entries_in_the_way_make_room(pair: tuple[Node, Node]) -> None:
     first, second = pair
     wanted = first.kernel()
@@ -181,6 +183,7 @@ def _is_tcp(key: reader.Key) -> bool:
     return isinstance(ends, tuple) and ends[0] == 6 and key[1] == 0
 
 
+@cluster.TABLE
 def test_a_commit_again_changes_nothing(pair: tuple[Node, Node]) -> None:
     first, second = pair
     wanted = first.kernel()
@@ -194,6 +197,7 @@ def test_a_commit_again_changes_nothing(pair: tuple[Node, Node]) -> None:
     cluster.wait_until_equal(second, first, 5.0)
 
 
+@cluster.BOTH
 def test_flushes_and_resyncs_end_where_they_began(pair: tuple[Node, Node]) -> None:
     first, second = pair
     for words in (

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kernel import cluster
 from tests.kernel.cluster import Cluster, Node, running
 from tests.lab import Lab, run_in
 
@@ -47,15 +48,15 @@ def test_five_active_nodes_hold_each_others_flows_apart(
         first = made.nodes[0]
         made.nodes[2].kill()
         answer = first.ask("commit", "--peer", "fw3")
-        assert answer["created"] == 15, answer
-        assert len(first.kernel()) == 5 + 15
+        assert answer["unchanged" if first.warm else "created"] == 15, answer
+        assert len(first.kernel()) == 5 + (70 if first.warm else 15)
         wait_for_flows(made.nodes[1], "fw1", 20)
 
 
 def test_of_a_flow_that_two_nodes_have_the_newer_state_is_committed(
     lab: Lab, tmp_path: Path
 ) -> None:
-    with running(lab, tmp_path, FIVE[:3]) as made:
+    with running(lab, tmp_path, FIVE[:3], standby="table") as made:
         first, second, third = made.nodes
         insert(first, 1, 4, "--mark", "1")
         wait_for_flows(third, "fw1", 4)
@@ -142,8 +143,8 @@ def test_modes_without_acknowledgements_replicate(
 def test_mixed_modes_are_refused_on_both_sides(lab: Lab, tmp_path: Path) -> None:
     made = Cluster(lab, tmp_path)
     first, second = made.nodes
-    with second.config.open("a") as file:
-        file.write('[replication]\nmode = "refresh"\n')
+    second.more = '[replication]\nmode = "refresh"\n'
+    second.configure(cluster.OPEN)
     try:
         for node in made.nodes:
             node.start()

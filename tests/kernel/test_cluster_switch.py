@@ -18,7 +18,7 @@ from tests.kernel.cluster import Cluster, Node
 from tests.kernel.mixture import KINDS, Kind, Roads, Talk
 from tests.lab import Lab, run
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, cluster.BOTH]
 
 FLOWS = int(os.environ.get("SYNCD_TEST_SWITCH_FLOWS", "1000"))
 ROUNDS = 5
@@ -31,8 +31,8 @@ MARKED = next(k for k in KINDS if k.name == "tcp-nat-10.1-172.17-4")
 class Pair:
     """Two firewalls of which one at a time has the address."""
 
-    def __init__(self, lab: Lab, directory: Path) -> None:
-        self.made = Cluster(lab, directory)
+    def __init__(self, lab: Lab, directory: Path, standby: str) -> None:
+        self.made = Cluster(lab, directory, standby=standby)
         self.roads: dict[str, Roads] = {}
         self.talks: list[Talk] = []
         self._touched = self._opened = 0
@@ -110,8 +110,8 @@ def _talk(kind: Kind, index: int) -> Talk:
 
 
 @pytest.fixture
-def pair(lab: Lab, tmp_path: Path) -> Iterator[Pair]:
-    made = Pair(lab, tmp_path)
+def pair(lab: Lab, tmp_path: Path, standby: str) -> Iterator[Pair]:
+    made = Pair(lab, tmp_path, standby)
     try:
         yield made
     finally:

@@ -17,7 +17,7 @@ from tests.kernel.churn import Churn
 from tests.kernel.cluster import Cluster, Node
 from tests.lab import Lab
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, cluster.BOTH]
 
 RATE, FLOWS, EQUAL_S = 6_000.0, 4000, 2.0
 
@@ -49,8 +49,8 @@ def _asked(node: Node, *commands: tuple[str, ...]) -> Iterator[list[str]]:
 
 
 @pytest.fixture
-def loaded(lab: Lab, tmp_path: Path) -> Iterator[tuple[Cluster, Churn]]:
-    made = Cluster(lab, tmp_path)
+def loaded(lab: Lab, tmp_path: Path, standby: str) -> Iterator[tuple[Cluster, Churn]]:
+    made = Cluster(lab, tmp_path, standby=standby)
     roads = [
         mixture.Roads(lab, node.namespace, f"far-{node.name}") for node in made.nodes
     ]
@@ -74,7 +74,8 @@ def test_commits_under_load_end_in_the_present_state(
     with _asked(second, ("commit",)) as wrong:
         load.run(RATE, 3.0)
     assert not wrong, wrong[:3]
-    cluster.wait_until_equal(first, second, EQUAL_S)
+    # What was committed is own there, until the next commit it is as it was then.
+    cluster.wait_until_equal(first, second, EQUAL_S, kernels=False)
     assert second.ask("commit")["ok"]
     wanted = first.kernel()
     living = {key: row for key, row in second.kernel().items() if key in wanted}
@@ -134,4 +135,5 @@ def test_a_stop_under_load_is_clean_and_fast(loaded: tuple[Cluster, Churn]) -> N
     before = len(second.table("peer"))
     assert before > 0
     first.start()
-    cluster.wait_until_equal(first, second, 3 * EQUAL_S)
+    # A restart ends no copies: those of flows that ended meanwhile have their timers.
+    cluster.wait_until_equal(first, second, 3 * EQUAL_S, leftovers=True)

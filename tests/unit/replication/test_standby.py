@@ -12,6 +12,7 @@ from syncd.replication.former import FORMER_S
 from syncd.replication.peer import Peer, PeerState
 from syncd.replication.roles import BACKUP, PRIMARY, Roles
 from syncd.replication.standby import Standby
+from syncd.replication.steps import Task
 
 from tests.unit.replication.talk import flow_body, flow_key
 from tests.unit.replication.warm_kernel import Entry, Kernel, records, work
@@ -320,6 +321,22 @@ def test_a_new_flow_of_the_same_tuple_replaces_the_copy() -> None:
     assert (scene.kernel.created, scene.kernel.deleted) == (2, 1)
 
 
+def test_a_flow_that_ends_and_begins_anew_while_it_is_asked_for_is_replaced() -> None:
+    scene = Scene()
+    scene.tell(1)
+    scene.work()
+    scene.end(1)
+    scene.standby.look(scene.kernel.now)
+    step = scene.standby.next_step(scene.kernel.now)
+    assert step is not None
+    assert step.task is Task.LOOK
+    begun = flow_body(1, 30).replace(b"\0\0\0\x0e", b"\0\0\0\x08")
+    scene.peer.flows.put([flow_key(1), begun], scene.kernel.now)
+    scene.standby.looked(step.keys, scene.kernel.show(step.keys), scene.kernel.now)
+    scene.work()
+    assert scene.kernel.entries[flow_key(1)].status == 0x8
+
+
 def test_a_full_table_is_counted_and_filled_when_there_is_room() -> None:
     scene = Scene()
     scene.standby.room = 5
@@ -344,14 +361,52 @@ def test_a_kernel_that_is_full_all_the_same_is_asked_again() -> None:
     assert scene.held == all_of(range(20))
 
 
-def test_an_entry_in_the_way_is_taken_over_if_it_is_alike() -> None:
+def test_an_entry_that_nobody_knows_is_asked_for_and_never_written_over() -> None:
+    """A flow that began here just now: its event was not read yet."""
     scene = Scene()
     scene.work()
-    scene.kernel.entries[flow_key(1)] = Entry(flow_body(1)[:52], 0xE, 1005.0)
+    key = flow_key(1)
+    scene.kernel.entries[key] = Entry(flow_body(1)[:52], 0x8, 1120.0)
     scene.tell(1)
     scene.work()
-    assert scene.kernel.left_s(flow_key(1)) == LONG_S
-    assert scene.kernel.deleted == 0
+    assert (scene.kernel.changed, scene.kernel.deleted) == (0, 0)
+    assert set(scene.own.lookups) == {key}
+    assert not scene.own.planted
+    assert scene.standby.refused.counts() == {IN_THE_WAY: 1}
+    scene.own.apply(records(scene.kernel), scene.kernel.now)
+    scene.run(2)
+    assert scene.kernel.entries[key].status == 0xE  # brought forward, as an own one is
+    assert not scene.standby.refused.counts()
+
+
+def test_a_copy_that_a_dump_has_missed_is_a_copy_all_the_same() -> None:
+    scene = Scene()
+    scene.tell(1)
+    scene.work()
+    scene.own.begin_dump()
+    scene.own.end_dump(scene.kernel.now)
+    assert not scene.own.planted
+    scene.run(2)
+    assert set(scene.own.planted) == keys(1)
+    assert (scene.kernel.created, scene.kernel.deleted) == (1, 0)
+    assert not scene.own.lookups
+
+
+def test_what_an_earlier_life_left_of_another_flow_is_made_anew() -> None:
+    """The same tuple was used again meanwhile: an entry never loses ASSURED."""
+    scene = Scene("a")
+    scene.peer.claim = 1
+    left = Entry(flow_body(1)[:52], 0xE, 1100.0)
+    scene.kernel.entries[flow_key(1)] = left
+    scene.own.begin_dump()
+    scene.own.fill(records(scene.kernel))
+    scene.own.end_dump(scene.kernel.now)
+    begun = flow_body(1, 30).replace(b"\0\0\0\x0e", b"\0\0\0\x08")
+    scene.peer.flows.put([flow_key(1), begun], scene.kernel.now)
+    scene.work()
+    assert scene.kernel.entries[flow_key(1)].status == 0x8
+    assert set(scene.own.planted) == keys(1)
+    assert not scene.own.flows.bodies
 
 
 def test_what_is_refused_is_tried_again_ever_less_and_forgotten_with_its_flow() -> None:

@@ -99,6 +99,11 @@ class Kernel:
         self.entries[key] = Entry(sent[CTA_TUPLE_REPLY], status, ends_at)
         return 0
 
+    def show(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The answers to look-ups of these flows."""
+        found = dict(self.answer(_requests(keys, 0x101))[1])
+        return [found.get(index) for index in range(len(keys))]
+
     def left_s(self, key: bytes) -> float:
         return self.entries[key].ends_at - self.now
 
@@ -131,29 +136,26 @@ def work(standby: Standby, kernel: Kernel, *, answers: bool = True) -> bool:
     while (step := standby.next_step(kernel.now)) is not None:
         if step.plan is not None:
             if not answers:
-                standby.again(step)
+                standby.again(step, kernel.now)
                 return False
             while (batch := step.plan.next_batch()) is not None:
                 step.plan.report(batch, *kernel.answer(batch.messages))
             standby.planted(step.plan, kernel.now)
             continue
-        wants = {Task.LOOK: 0x101, Task.DELETE: 0x102}
-        if step.task not in wants:
-            kernel.answer(step.messages)
-            continue
-        kind = wants[step.task].to_bytes(2, "little")
-        asked = [
-            (16 + len(key)).to_bytes(4, "little") + kind + b"\1\0" + bytes(8) + key
-            for key in step.keys
-        ]
-        _, replies = kernel.answer(asked)
         if step.task is Task.LOOK:
-            found = dict(replies)
-            shown = [found.get(index) for index in range(len(asked))]
-            standby.looked(step.keys, shown, kernel.now)
-        else:
+            standby.looked(step.keys, kernel.show(step.keys), kernel.now)
+        elif step.task is Task.DELETE:
+            kernel.answer(_requests(step.keys, 0x102))
             standby.deleted(step.keys)
+        else:
+            kernel.answer(step.messages)
     return True
+
+
+def _requests(keys: Sequence[bytes], kind: int) -> list[bytes]:
+    """A request for each key."""
+    head = kind.to_bytes(2, "little") + b"\1\0" + bytes(8)
+    return [(16 + len(key)).to_bytes(4, "little") + head + key for key in keys]
 
 
 def records(kernel: Kernel) -> list[Record]:
