@@ -87,7 +87,7 @@ class Planted:
         self._own.plant(records)
         self.wrote([key for key, _ in records], timer_s, now)
 
-    def wrote(self, keys: Sequence[bytes], timer_s: int, now: float) -> None:
+    def wrote(self, keys: list[bytes], timer_s: int, now: float) -> None:
         """Entries of these keys have this timer, if they are in the kernel."""
         second, ends, wheel, out = int(now), self._ends, self._wheel, self._out
         span, half = max(timer_s // 8, 1), min(timer_s, self.long_s) // 2

@@ -7,7 +7,7 @@ known to be a copy is a stranger, most likely a flow that began just now: it is 
 alone, and somebody has to ask what it is.
 """
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from struct import Struct
 
 from syncd.errors import RecordError
@@ -15,6 +15,7 @@ from syncd.flows import nla, restore
 from syncd.flows.batch import Restorer, TimedRecord
 from syncd.flows.commit import Attempt, Batch, CommitPlan
 from syncd.flows.masks import WHOLE, Masks
+from syncd.flows.own import Own
 from syncd.flows.reader import RecordReader
 from syncd.flows.record import (
     CTA_PROTOINFO,
@@ -28,7 +29,6 @@ from syncd.flows.record import (
 )
 from syncd.flows.restore import same_content
 from syncd.flows.steps import Verb
-from syncd.flows.wildcard import Wildcards
 
 IN_THE_WAY = "another flow in the way"
 
@@ -73,13 +73,12 @@ class PlantingPlan(CommitPlan):
     def __init__(
         self,
         bed: Bed,
-        own: Container[bytes],
+        own: Own,
         is_copy: IsCopy,
         tools: Tools,
-        wildcards: Wildcards | None = None,
     ) -> None:
         super().__init__(
-            *(bed.fresh, {}, tools.timer_s, tools.masks), wildcards=wildcards
+            *(bed.fresh, {}, tools.timer_s, tools.masks), wildcards=own.wildcards
         )
         self.records = [*bed.fresh, *bed.known, *[pair[0] for pair in bed.differing]]
         self._known, self._known_held = bed.known, bed.held
@@ -89,7 +88,7 @@ class PlantingPlan(CommitPlan):
         self._restorer = tools.restorer
         self._reader = tools.reader
         self.strangers: list[bytes] = []
-        self._own = own
+        self._own = own.flows.bodies
         self._is_copy = is_copy
 
     def _updates(self) -> Batch:

@@ -152,9 +152,7 @@ class Standby:
         if tools is None:
             tools = self._tools[kind] = Tools(*kind)
         own, bed = self._own, self._beds.pop(place)
-        plan = PlantingPlan(
-            *(bed, own.flows.bodies, self._is_copy, tools, own.wildcards)
-        )
+        plan = PlantingPlan(bed, own, self._is_copy, tools)
         return Step(Task.PLANT, plan=plan)
 
     def _is_copy(self, key: bytes, held: bytes) -> bool:
@@ -320,13 +318,11 @@ class Standby:
         if step.task in (Task.DELETE, Task.LOOK):
             self._looks.extend(step.keys)
         if step.plan is not None:
-            here: list[bytes] = []
-            fresh: list[bytes] = []
-            for key, _, _ in step.plan.records:
-                (here if self.register.get(key) else fresh).append(key)
+            keys, get = [record[0] for record in step.plan.records], self.register.get
+            fresh = [key for key in keys if get(key) is None]
             self.register.wrote(fresh, step.plan.timer_s, now)  # some of them, maybe
-            self._touched.update(fresh, here)
-            self._looks.extend(here)  # to be extended
+            self._touched.update(keys)  # and those that are here, to be extended:
+            self._looks.extend(key for key in keys if get(key) is not None)
 
     # What the kernel said
 

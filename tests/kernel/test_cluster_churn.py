@@ -118,7 +118,7 @@ def test_each_of_three_nodes_holds_all_the_others(
     with _loaded(lab, tmp_path, names, standby=standby) as (made, load, roads):
         played = [mixture.talks(300, 1), mixture.talks(600, 2)]
         for node, road, talks in zip(made.nodes[1:], roads[1:], played, strict=True):
-            # The kernel maps all flows of a source alike, and the load expects its port.
+            # The kernel maps all flows of a source alike: leave the load its own.
             others = [talk for talk in talks if "10.1." not in str(talk.orig[1])[:5]]
             mixture.play(road, node.namespace, others)
         load.run(RATE / 2, 2.0)
