@@ -391,12 +391,17 @@ def _mark(value: object) -> tuple[int, int] | None:
         return None
     text, _, mask = str(value).partition("/")
     try:
-        numbers = int(text, 0), int(mask or "0xffffffff", 0)
+        numbers = _integer(text), _integer(mask or "0xffffffff")
     except ValueError as error:
         raise _Refusal("mark") from error
     if not all(0 <= number <= 0xFFFFFFFF for number in numbers):
         raise _Refusal("mark")
     return numbers
+
+
+def _integer(text: str) -> int:
+    """As of C: 0x begins a hexadecimal number, 0 an octal one."""
+    return int(text, 8 if text.isdigit() and text.startswith("0") else 0)
 
 
 def _labels(value: object) -> int | None:

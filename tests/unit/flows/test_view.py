@@ -146,6 +146,7 @@ def test_no_filters_are_none() -> None:
         ("dport", 21, "22"),
         ("state", "established", "CLOSE"),
         ("mark", "51966", "0"),
+        ("mark", "0145376", "0145377"),
         ("mark", "0xca00/0xff00", "0xcb00/0xff00"),
         ("mark", "0x0/0x1", "0xcafe/0xff00"),
         ("zone", "7", 0),
