@@ -168,6 +168,7 @@ class Warm:
             standby.deleted(keys)
         else:
             await errands.run(step.messages)
+            standby.advanced(step.keys)
             self._listener.drain()  # what became of them is looked up there
 
     async def _finish(self) -> None:

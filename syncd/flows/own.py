@@ -205,6 +205,10 @@ class Own:
             if uprooted:
                 uprooted.pop(plain, None)
 
+    def take_left(self) -> list[bytes]:
+        """Keys that are own no more, if somebody wants to know."""
+        return self.flows.take_left() + self.expectations.take_left()
+
     def take_uprooted(self) -> list[bytes]:
         """Planted keys whose entries are gone, or changed by somebody, since then."""
         keys = list(self.uprooted)

@@ -7,7 +7,7 @@ known to be a copy is a stranger, most likely a flow that began just now: it is 
 alone, and somebody has to ask what it is.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from struct import Struct
 
 from syncd.errors import RecordError
@@ -25,6 +25,7 @@ from syncd.flows.record import (
     CTA_PROTOINFO_TCP_WSCALE_ORIGINAL,
     CTA_PROTOINFO_TCP_WSCALE_REPLY,
     EXPECTATION,
+    Record,
     status_of,
 )
 from syncd.flows.restore import same_content
@@ -62,6 +63,15 @@ class Bed:
         self.known: list[TimedRecord] = []  # the kernel holds `held`, maybe alike
         self.held: list[bytes] = []
         self.differing: list[tuple[TimedRecord, bytes]] = []  # it holds another state
+
+    def leave_out(self, own: Mapping[bytes, bytes]) -> None:
+        """These have become own since they were put here: they are left alone."""
+        if own:
+            known = zip(self.known, self.held, strict=True)
+            kept = [pair for pair in known if pair[0][0] not in own]
+            self.known = [record for record, _ in kept]
+            self.held = [held for _, held in kept]
+            self.differing = [pair for pair in self.differing if pair[0][0] not in own]
 
     def __len__(self) -> int:
         return len(self.fresh) + len(self.known) + len(self.differing)
@@ -152,6 +162,17 @@ def _asked(
         else:
             messages.append(rarely(key, number))
     return messages
+
+
+def shown(reader: RecordReader, replies: Sequence[bytes | None]) -> list[Record | None]:
+    """The record of each reply, None if there is none."""
+    # Without sequence and port id a reply is of a shape that the reader knows.
+    messages = [reply[:8] + bytes(8) + reply[16:] for reply in replies if reply]
+    found = iter(reader.read(messages))
+    if reader.malformed:
+        reader.malformed = 0
+        return [None] * len(replies)
+    return [next(found) if reply else None for reply in replies]
 
 
 def is_another(key: bytes, held: bytes, told: bytes) -> bool:

@@ -23,7 +23,7 @@ cdef class OwnTable:
     cdef public Py_ssize_t owed, gone
     cdef public bint holding
     cdef public set touched, disturbed, adopted
-    cdef public list missed
+    cdef public list left, missed
     cdef public RollCall roll
     cdef public object changes
 

@@ -150,8 +150,9 @@ class OwnTable:
     (the node has given its traffic away, what its kernel forgets lives on elsewhere),
     for seconds when the kernel forgot a flow that may have died with an address.
     Who keeps accounts asks for `adopted`, the keys that were taken over and have not
-    ended, and `missed`, what a dump did not show although no event told its end. Who
-    watches the table gives it `changes` to tell each change to.
+    ended, and `missed`, what a dump did not show although no event told its end. A warm
+    standby asks for `left`, the keys that are own no more. Who watches the table gives
+    it `changes` to tell each change to.
     """
 
     __slots__ = (
@@ -163,6 +164,7 @@ class OwnTable:
         "gone",
         "held",
         "holding",
+        "left",
         "marks",
         "missed",
         "owed",
@@ -183,6 +185,7 @@ class OwnTable:
         self.gone = 0  # records that it did not show
         self.adopted: set[bytes] | None = None
         self.missed: list[tuple[bytes, bytes]] | None = None  # keys and bodies
+        self.left: list[bytes] | None = None
         self.changes: Changes | None = None
 
     def __len__(self) -> int:
@@ -220,8 +223,15 @@ class OwnTable:
         if self.changes is not None:
             self.changes.note(key, body, None)
         del self.facts[key]
+        if self.left is not None:
+            self.left.append(key)
         if self.marks.setdefault(key, body) is NEW_TO_PEERS:
             del self.marks[key]
+
+    def take_left(self) -> list[bytes]:
+        """Keys that are own no more, since this was last asked."""
+        left, self.left = self.left or [], []
+        return left
 
     def mark_again(self, keys: Iterable[bytes]) -> None:
         """A peer has not heard what was told of them: tell it once more."""

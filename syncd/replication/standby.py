@@ -18,16 +18,17 @@ from itertools import islice
 
 from syncd.flows import restore
 from syncd.flows.commit import BATCH_MESSAGES, TABLE_FULL
-from syncd.flows.forward import ESTABLISHED, LAST_ACK, advance, bring, tcp_state
+from syncd.flows.forward import ESTABLISHED, LAST_ACK, tcp_state
 from syncd.flows.masks import WHOLE, Masks
 from syncd.flows.own import Own
 from syncd.flows.planted import SHORT_S, Planted
-from syncd.flows.planting import Bed, PlantingPlan, Tools, is_another, same_copy
+from syncd.flows.planting import Bed, PlantingPlan, Tools, is_another, same_copy, shown
 from syncd.flows.reader import RecordReader
-from syncd.flows.record import EXPECTATION, Record, status_of, without_timeout
+from syncd.flows.record import EXPECTATION, status_of, without_timeout
 from syncd.flows.triage import triage
 from syncd.replication.closing import Closing
 from syncd.replication.former import Former
+from syncd.replication.forwarding import Forwarding
 from syncd.replication.peer import Peer, PeerState
 from syncd.replication.refused import FIRST_RETRY_S, Refused
 from syncd.replication.roles import PRIMARY, Roles
@@ -36,6 +37,7 @@ from syncd.replication.told import Told, holds_until, told_of
 
 _GLEANED_AT_ONCE = 4096
 _GLEAN_INTERVAL_S = 0.1
+_LEFT_S = 2  # in which a flow that ended here mostly ends at the peer too
 _AWAITED_S = 5  # between two looks at what a restarted primary may have lost
 
 
@@ -57,6 +59,7 @@ class Standby:
         self.register = Planted(own, long_s)
         self.wants: Callable[[bytes, bytes], bool] = _anything  # the filter's word
         self._own = own
+        own.flows.left, own.expectations.left = [], []
         self._peers = peers
         self._roles = roles
         self._reader = RecordReader()
@@ -67,7 +70,7 @@ class Standby:
         self._looks: deque[bytes] = deque()
         self._ended: set[bytes] = set()  # by their peer; to be looked at, then deleted
         self._deletes: list[bytes] = []
-        self._advances: list[bytes] = []
+        self._forwarding = Forwarding(own, self._told, self.counts)
         self._beds: dict[tuple[int, int], Bed] = {}  # by rank and timer
         self._closing = Closing()
         self._now = 0.0  # when the step began
@@ -99,7 +102,7 @@ class Standby:
             or self._looks
             or self._deletes
             or self._beds
-            or self._advances
+            or self._forwarding
         )
 
     # What there is to be done
@@ -116,6 +119,9 @@ class Standby:
             self._touched.update(uprooted)
             self._looks.extend(uprooted)
         self._looks.extend(self.register.due(now))
+        for key in self._own.take_left():
+            if self._told(key) is not None:  # it ended here, and lives on there
+                self.refused.retry(key, int(now) + _LEFT_S)
         self._touched.update(self.refused.due(self.room, now))
         self._glean(now)
 
@@ -139,9 +145,8 @@ class Standby:
         if self._deletes:
             keys, self._deletes = self._deletes, []
             return Step(Task.DELETE, keys)
-        if self._advances:
-            messages, self._advances = self._advances, []
-            return Step(Task.ADVANCE, messages=messages)
+        if self._forwarding:
+            return self._forwarding.step()
         return self._plan() if self._beds else None
 
     def _plan(self) -> Step:
@@ -152,6 +157,7 @@ class Standby:
         if tools is None:
             tools = self._tools[kind] = Tools(*kind)
         own, bed = self._own, self._beds.pop(place)
+        bed.leave_out(own.flows.bodies)
         plan = PlantingPlan(bed, own, self._is_copy, tools)
         return Step(Task.PLANT, plan=plan)
 
@@ -259,6 +265,7 @@ class Standby:
 
     def hurry(self) -> None:
         """Let nothing wait; try once more what was refused."""
+        self._touched.update(self._own.take_left())
         self._touched.update(self.refused.all())
         self._touched.update(self._closing.hurry())
 
@@ -302,11 +309,8 @@ class Standby:
             self._roles.role == PRIMARY and peer.role != PRIMARY
         ):
             return  # what it has from before says nothing about this flow
-        elif further := advance(ours, body):
-            number = len(self._advances) + 1
-            self._advances.append(bring(key, further, number, ours))
-            self._own.lookups[key] = None
-            self.counts.advanced += 1
+        else:
+            self._forwarding.note(key, ours, body)
 
     def _told(self, key: bytes) -> Told | None:
         return told_of(self._peers.values(), key)
@@ -335,7 +339,7 @@ class Standby:
     ) -> None:
         """The kernel's entries of copies that are due, or that a peer has ended."""
         register = self.register
-        for key, record in zip(keys, self._read(replies), strict=True):
+        for key, record in zip(keys, shown(self._reader, replies), strict=True):
             body = register.get(key)
             if body is None:
                 continue
@@ -368,16 +372,6 @@ class Standby:
                 register.postpone(key)
             self._ended.discard(key)
 
-    def _read(self, replies: Sequence[bytes | None]) -> list[Record | None]:
-        """The record of each reply, None if there is none."""
-        # Without sequence and port id a reply is of a shape that the reader knows.
-        messages = [reply[:8] + bytes(8) + reply[16:] for reply in replies if reply]
-        found = iter(self._reader.read(messages))
-        if self._reader.malformed:
-            self._reader.malformed = 0
-            return [None] * len(replies)
-        return [next(found) if reply else None for reply in replies]
-
     def deleted(self, keys: Sequence[bytes]) -> None:
         """These are not in the kernel any more."""
         touched = self._own.flows.touched
@@ -390,6 +384,10 @@ class Standby:
             touched.update(keys)
         self.counts.deleted += len(keys)
 
+    def advanced(self, keys: Sequence[bytes]) -> None:
+        """The kernel was asked to change these own flows: it says what they are now."""
+        self._own.lookups.update(dict.fromkeys(keys))
+
     def planted(self, plan: PlantingPlan, now: float) -> None:
         """The plan was carried out."""
         counts, result, refused = self.counts, plan.result, plan.refused
@@ -400,6 +398,8 @@ class Standby:
             if record[0] not in refused and record[0] not in own
             if record[0] not in more  # it became own meanwhile
         ]
+        if len(done) + len(refused) < len(plan.records):  # what did we make of these?
+            self.advanced([record[0] for record in plan.records if record[0] in own])
         self.register.note(done, plan.timer_s, now)
         counts.created += result.created
         counts.updated += result.updated

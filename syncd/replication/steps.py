@@ -13,7 +13,9 @@ class Task(Enum):
     LOOK = auto()  # GET the keys, report with `looked`
     DELETE = auto()  # delete the keys, report with `deleted`
     PLANT = auto()  # carry out the plan, report with `planted`
-    ADVANCE = auto()  # send the messages; refusals do not matter
+    ADVANCE = (
+        auto()
+    )  # send the messages, report with `advanced`; refusals do not matter
 
 
 @dataclass(slots=True)

@@ -13,9 +13,10 @@ EXP_NEW, EXP_END, EXP_DUMP = "EXP_NEW", "EXP_DESTROY", "EXP_DUMP"
 
 SEEN_REPLY, ASSURED, CONFIRMED = 0x2, 0x4, 0x8
 EXPECTED, SRC_NAT, DST_NAT, SEQ_ADJUST = 0x1, 0x10, 0x20, 0x40
-NAT_DONE, DYING, HELPER = 0x180, 0x200, 0x2000
+NAT_DONE, DYING, FIXED_TIMEOUT, HELPER = 0x180, 0x200, 0x400, 0x2000
 
 ICMP, TCP, UDP, GRE, ESP, ICMPV6, SCTP = 1, 6, 17, 47, 50, 58, 132
+LAST_ACK = 6  # of TCP: the last packets were seen
 TRACKER_STATES = {TCP: 1, SCTP: 3}  # nested type inside CTA_PROTOINFO
 
 # message -> (nlmsg_type, nlmsg_flags)
@@ -80,6 +81,7 @@ class Tracker(NamedTuple):
 
 
 Triple = tuple[int, int, int]
+Zoned = tuple[Way, int]  # a tuple and the zone in which it is unique
 
 
 class Facts(NamedTuple):
@@ -215,6 +217,15 @@ def flow_key(facts: Facts) -> bytes:
     """The key of a flow: family, original tuple, zone."""
     head = family_of(facts.orig)
     return head + attribute("TUPLE_ORIG", facts) + attribute("ZONE", facts)
+
+
+def ways_of(facts: Facts) -> tuple[Zoned, Zoned]:
+    """The tuples of both directions, by which packets find the flow."""
+    orig, reply, zone = facts.orig, facts.reply, facts.zone
+    return (
+        (orig._replace(zone=0), zone or orig.zone),
+        (reply._replace(zone=0), zone or reply.zone),
+    )
 
 
 def expectation_key(expected: Expected) -> bytes:

@@ -53,16 +53,16 @@ def flow_facts(key: bytes, body: bytes) -> Facts:
 def facts_of(found: dict[str, bytes]) -> Facts:
     """Attributes of a flow by their meaning."""
     zeros = (0, 0, 0)
-    orig = _way(found["TUPLE_ORIG"])
+    orig = way_of(found["TUPLE_ORIG"])
     return Facts(
         orig=orig,
-        reply=_way(found["TUPLE_REPLY"]),
+        reply=way_of(found["TUPLE_REPLY"]),
         status=_number(found["STATUS"]),
         zone=_number(found["ZONE"]) if "ZONE" in found else 0,
         tracker=_tracker(orig.protocol, found.get("PROTOINFO")),
         helper=_text(dict(walk(found["HELP"]))[1]) if "HELP" in found else "",
         labels=found.get("LABELS", b""),
-        master=_way(found["TUPLE_MASTER"]) if "TUPLE_MASTER" in found else None,
+        master=way_of(found["TUPLE_MASTER"]) if "TUPLE_MASTER" in found else None,
         adjust_orig=_triple(found.get("SEQ_ADJ_ORIG")),
         adjust_reply=_triple(found.get("SEQ_ADJ_REPLY")),
         synproxy=None if (proxy := _triple(found.get("SYNPROXY"))) == zeros else proxy,
@@ -80,11 +80,11 @@ def expected_of(found: dict[int, bytes]) -> Expected:
     nat = None
     if 10 in found:
         parts = dict(walk(found[10]))
-        nat = (_number(parts[1]), _way(parts[2]))
+        nat = (_number(parts[1]), way_of(parts[2]))
     return Expected(
-        way=_way(found[2]),
-        mask=_way(found[3]),
-        master=_way(found[1]),
+        way=way_of(found[2]),
+        mask=way_of(found[3]),
+        master=way_of(found[1]),
         nat=nat,
         flags=_number(found[8]),
         class_=_number(found[9]),
@@ -113,7 +113,8 @@ def _triple(value: bytes | None) -> Triple | None:
     return _number(parts[1]), _number(parts[2]), _number(parts[3])
 
 
-def _way(value: bytes) -> Way:
+def way_of(value: bytes) -> Way:
+    """A tuple in one direction."""
     parts = dict(walk(value))
     addresses = dict(walk(parts[1]))
     proto = dict(walk(parts[2]))

@@ -8,6 +8,7 @@ gets none of these has the run that it always had.
 import random
 from dataclasses import replace
 
+from tests.sim.draw_warm import draw_warm
 from tests.sim.faults import CORRUPTIONS, Fault, draw_faults
 from tests.sim.plan import Plan, draw
 from tests.sim.workload import Pace
@@ -33,7 +34,8 @@ def draw_extended(seed: int) -> Plan:
         plan = replace(plan, settings=settings, settle_s=plan.settle_s + 4.0)
     if plan.old and rng.random() < 0.6:
         plan = _upgrades(rng, plan)
-    return replace(plan, faults=tuple(sorted(plan.faults, key=lambda f: f.at_s)))
+    plan = replace(plan, faults=tuple(sorted(plan.faults, key=lambda f: f.at_s)))
+    return draw_warm(seed, plan)
 
 
 def _crowd(rng: random.Random, plan: Plan) -> Plan:

@@ -7,12 +7,13 @@ event (moved timers, sequence adjustment of NAT helpers, entries that have expir
 are not collected yet) happens without an event here as well.
 """
 
+import math
 import random
 import zlib
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from tests.sim.clock import Action, Clock
+from tests.sim.clock import Action, Clock, LocalClock
 from tests.sim.ctnetlink import (
     CTA,
     DUMP,
@@ -21,12 +22,14 @@ from tests.sim.ctnetlink import (
     EXP_DUMP,
     EXP_END,
     EXP_NEW,
+    FIXED_TIMEOUT,
     NEW,
     SEQ_ADJUST,
     UPDATE,
     Expected,
     Facts,
     Triple,
+    Zoned,
     attribute,
     expectation_key,
     expectation_message,
@@ -36,6 +39,7 @@ from tests.sim.ctnetlink import (
     number,
     tracker_tlv,
     triple,
+    ways_of,
 )
 
 _ZEROS = triple(CTA["SYNPROXY"], (0, 0, 0))
@@ -101,15 +105,26 @@ class EventQueue:
 class Entry:
     """One life of a flow."""
 
-    __slots__ = ("expires", "facts", "hidden", "ident", "injected", "key", "parts")
+    __slots__ = (
+        *("expires", "facts", "hidden", "ident", "injected", "key", "parts"),
+        *("armed_at", "began_at", "met_at", "mute", "timer_end", "ways"),
+    )
 
-    def __init__(self, key: bytes, facts: Facts, ident: int, expires: float) -> None:
+    def __init__(
+        self, key: bytes, facts: Facts, ident: int, expires: float, began_at: float
+    ) -> None:
         self.key = key
+        self.began_at = began_at
         self.facts = facts
         self.ident = ident
         self.expires = expires
         self.hidden = False  # expired, but not collected yet
         self.injected = False
+        self.mute = False  # nobody listened when it began: it tells nothing
+        self.met_at = -math.inf  # when a packet was here last
+        self.armed_at = math.inf  # when its timer is looked at: one that is obeyed
+        self.timer_end = expires  # as a request set it last
+        self.ways = ways_of(facts)
         names = (name for name in CTA if name not in ("ID", "USE", "TIMEOUT"))
         self.parts = {name: attribute(name, facts) for name in names}
         self.parts["ID"] = number(CTA["ID"], ident)
@@ -141,6 +156,7 @@ class ModelKernel:
 
     def __init__(self, clock: Clock, rng: random.Random) -> None:
         self._clock = clock
+        self.time: Clock | LocalClock = clock  # that timers go by
         self._rng = rng
         self.queue = EventQueue(0, sticky=False)
         self.queue.closed = True
@@ -148,7 +164,11 @@ class ModelKernel:
         self.expectations: dict[bytes, ExpectationEntry] = {}
         self.events = 0
         self.limit = 0  # of flows, 0 = none
+        self.expired: Callable[[Entry], None] = self.hide  # what comes of a timer
         self.late_end_share = 0.0  # of reused tuples whose DESTROY comes after NEW
+        self.holders: dict[Zoned, Entry] = {}  # by their tuples of both directions
+        self.exclusive = False  # does a packet fail whose reply tuple is taken?
+        self.choosy = False  # do entries without a listener stay silent for ever?
 
     def listen(self, limit: int, *, sticky: bool) -> EventQueue:
         """Open an event socket; the one before is closed."""
@@ -160,6 +180,16 @@ class ModelKernel:
     def is_full(self) -> bool:
         """Is there no room for another flow?"""
         return 0 < self.limit <= len(self.flows)
+
+    def is_taken(self, facts: Facts) -> bool:
+        """Has another flow one of these tuples, so that NAT finds no place?"""
+        if not self.exclusive:
+            return False
+        key = flow_key(facts)
+        return any(
+            way in self.holders and self.holders[way].key != key
+            for way in ways_of(facts)
+        )
 
     # Flows
 
@@ -176,10 +206,13 @@ class ModelKernel:
         late = old is not None and self._rng.random() < self.late_end_share
         if old is not None and not late:
             self.end(old)
-        entry = Entry(key, facts, self._ident(), self._clock.now + timeout)
+        entry = self._begin(key, facts, timeout)
+        entry.met_at = self._clock.now
+        entry.mute = self.choosy and self.queue.closed
         if old is not None and late:
             self._end_expectations(old)
-        self.flows[key] = entry
+            self._leave(old)
+        self._hold(entry)
         if announced is not None:
             self.expect(announced, entry, 300)
         self._tell(NEW, entry, entry.parts)
@@ -190,10 +223,25 @@ class ModelKernel:
     def inject(self, facts: Facts, timeout: float) -> Entry:
         """The daemon creates an entry; its own events are filtered from its socket."""
         key = flow_key(facts)
-        entry = Entry(key, facts, self._ident(), self._clock.now + timeout)
+        entry = self._begin(key, facts, timeout)
         entry.injected = True
-        self.flows[key] = entry
+        self._hold(entry)
         return entry
+
+    def _begin(self, key: bytes, facts: Facts, timeout: float) -> Entry:
+        expires = self.time.now + timeout
+        return Entry(key, facts, self._ident(), expires, self._clock.now)
+
+    def _hold(self, entry: Entry) -> None:
+        self.flows[entry.key] = entry
+        for way in entry.ways:
+            self.holders[way] = entry
+
+    def _leave(self, entry: Entry) -> None:
+        """Its tuples are free."""
+        for way in entry.ways:
+            if self.holders.get(way) is entry:
+                del self.holders[way]
 
     def change(self, entry: Entry, facts: Facts, timeout: float) -> None:
         """A packet or a rule changes the entry: an UPDATE with the part that it shows.
@@ -219,7 +267,7 @@ class ModelKernel:
             if old != new:
                 changed.append(name)
         entry.set(facts, changed)
-        entry.expires = self._clock.now + timeout
+        self._met(entry, timeout)
         for name in (*changed, "STATUS", "MARK"):
             shown[name] = parts[name]
         if "MARK" in changed:
@@ -228,7 +276,44 @@ class ModelKernel:
 
     def refresh(self, entry: Entry, timeout: float) -> None:
         """A packet moves the timer: no event."""
-        entry.expires = self._clock.now + timeout
+        self._met(entry, timeout)
+
+    def _met(self, entry: Entry, timeout: float) -> None:
+        entry.met_at = self._clock.now
+        if not entry.facts.status & FIXED_TIMEOUT:
+            self.set_timer(entry, timeout)
+
+    def set_timer(self, entry: Entry, timeout: float) -> None:
+        """So much is left from now on."""
+        entry.expires = self.time.now + timeout
+        if entry.expires < entry.armed_at < math.inf:
+            self.arm(entry)
+
+    def arm(self, entry: Entry) -> None:
+        """From now on its timer is obeyed; else only the workload ends it."""
+        entry.armed_at = at = entry.expires
+
+        def look() -> None:
+            if entry.armed_at != at or self.flows.get(entry.key) is not entry:
+                return
+            if entry.expires > at:
+                self.arm(entry)
+            else:
+                entry.armed_at = math.inf
+                self.expired(entry)
+
+        due = at if isinstance(self.time, Clock) else self.time.due(at)
+        self._clock.at(due, look)
+
+    def timers_jumped(self) -> None:
+        """The time of this machine has gone on, all at once."""
+        for entry in self.flows.values():
+            if entry.armed_at < math.inf:
+                self.arm(entry)
+
+    def disarm(self, entry: Entry) -> None:
+        """Packets that raise no event keep it alive."""
+        entry.armed_at = math.inf
 
     def mangle(self, entry: Entry, orig: Triple, reply: Triple) -> None:
         """A NAT helper adjusts sequence numbers: no event."""
@@ -238,6 +323,7 @@ class ModelKernel:
             adjust_reply=reply,
         )
         entry.set(facts, ("STATUS", "SEQ_ADJ_ORIG", "SEQ_ADJ_REPLY"))
+        entry.met_at = self._clock.now
 
     def hide(self, entry: Entry) -> None:
         """The timer runs out; the collector comes later (`end`)."""
@@ -248,6 +334,7 @@ class ModelKernel:
         if self.flows.get(entry.key) is not entry:
             return
         del self.flows[entry.key]
+        self._leave(entry)
         self._tell_end(entry, early=early)
         self._end_expectations(entry)
 
@@ -255,6 +342,7 @@ class ModelKernel:
         """The daemon's own request; its event socket does not hear of it."""
         entry = self.flows.pop(key, None)
         if entry is not None:
+            self._leave(entry)
             self._end_expectations(entry)
 
     def alive(self, entry: Entry) -> bool:
@@ -266,7 +354,7 @@ class ModelKernel:
     def expect(self, expected: Expected, master: Entry, timeout: float) -> None:
         """A helper announces a flow."""
         entry = ExpectationEntry(
-            expected, self._ident(), self._clock.now + timeout, master
+            expected, self._ident(), self.time.now + timeout, master
         )
         old = self.expectations.pop(entry.key, None)
         if old is not None:
@@ -291,7 +379,7 @@ class ModelKernel:
         entry = self.flows.get(key)
         if entry is None or entry.hidden:
             return None
-        return self._dumped(entry)
+        return self.show(entry)
 
     def dump_flows(self, cursor: "Place", limit: int) -> "Chunk":
         """The next chunk in the order of the hash table, as it is now."""
@@ -302,7 +390,7 @@ class ModelKernel:
         )
         part = waiting[:limit]
         last = part[-1][0] if part else cursor
-        return [self._dumped(entry) for _, entry in part], last
+        return [self.show(entry) for _, entry in part], last
 
     def dump_expectations(self, cursor: "Place", limit: int) -> "Chunk":
         """The same for expectations."""
@@ -311,7 +399,7 @@ class ModelKernel:
         )
         part = waiting[:limit]
         last = part[-1][0] if part else cursor
-        now = self._clock.now
+        now = self.time.now
         replies = []
         for _, key in part:
             entry = self.expectations[key]
@@ -327,17 +415,19 @@ class ModelKernel:
         return self._rng.getrandbits(32)
 
     def _left(self, entry: Entry) -> bytes:
-        left = max(int(entry.expires - self._clock.now), 0)
+        left = max(int(entry.expires - self.time.now), 0)
         return number(CTA["TIMEOUT"], left)
 
     def _tell(self, kind: str, entry: Entry, parts: dict[str, bytes]) -> None:
         self.events += 1
-        if self.queue.closed:
+        if self.queue.closed or entry.mute:
             return
         shown = parts | {"TIMEOUT": self._left(entry)}
         self.queue.push(flow_message(kind, family_of(entry.facts.orig), shown))
 
     def _tell_end(self, entry: Entry, *, early: bool) -> None:
+        if entry.mute:
+            return
         facts = entry.facts
         shown = entry.parts | {"STATUS": number(CTA["STATUS"], facts.status | DYING)}
         if facts.tracker is not None:
@@ -349,11 +439,14 @@ class ModelKernel:
         self.queue.push(flow_message(END, family_of(facts.orig), shown))
 
     def _tell_expectation(self, kind: str, entry: ExpectationEntry) -> None:
+        if entry.master.mute:
+            return
         self.events += 1
-        left = max(int(entry.expires - self._clock.now), 0)
+        left = max(int(entry.expires - self.time.now), 0)
         self.queue.push(expectation_message(kind, entry.expected, entry.ident, left))
 
-    def _dumped(self, entry: Entry) -> bytes:
+    def show(self, entry: Entry) -> bytes:
+        """A dump's message about it, or a GET's."""
         shown = entry.parts | {"TIMEOUT": self._left(entry), "USE": _USE}
         shown["MARK"] = number(CTA["MARK"], entry.facts.mark)
         if entry.injected and not shown["SYNPROXY"]:

@@ -11,7 +11,6 @@ from collections import deque
 from dataclasses import dataclass
 
 from syncd.config_filter import FilterConfig
-from syncd.flows.batch import TimedRecord
 from syncd.flows.filter import RecordFilter
 from syncd.replication.engine import ReplicationEngine
 from syncd.replication.fate import Items
@@ -19,11 +18,13 @@ from syncd.replication.seal import Security
 from syncd.replication.settings import Settings
 
 from tests.sim.clock import Action, Clock, LocalClock
+from tests.sim.faults import ROLES
 from tests.sim.kernel import Chunk, ModelKernel, Place
 from tests.sim.network import ModelNetwork, Parcel
 from tests.sim.old import old_engine
 from tests.sim.wakes import Wakes
-from tests.sim.watch import Violation, Watch
+from tests.sim.warm import SimulatedStandby, Warmth
+from tests.sim.watch import Violation, Watch, standing
 
 _FIRST: Place = (-1, b"")
 _AT_ONCE_LIMIT = 200  # sends at one instant before it counts as a busy loop
@@ -70,6 +71,9 @@ class SimulatedNode:
         self.old = False  # does it run the engine of protocol 1.0?
         self.rekeyed = False  # do keys or modes differ in the cluster, or did they?
         self.fate: Items | None = None  # what its kernel is set to
+        self.warmth: Warmth | None = None  # with this it is a warm standby
+        self.warm: SimulatedStandby | None = None  # in this life
+        self.looked_through = False  # has it looked at each copy since the load?
         self._down: set[int] = set()  # wires without a carrier
         sizes = (settings.frame_bytes, 1400, 600)
         self._frame_bytes = sizes[: network.wires]
@@ -80,17 +84,17 @@ class SimulatedNode:
         self.faulty = True  # may reads of the kernel fail?
         self.uncertain = True  # have events been lost that no dump has made good?
         self.local = LocalClock(clock, habits.clock_origin, habits.clock_rate)
-        self._clock = clock
+        self.clock = clock
         self._network = network
-        self._rng = rng
-        self._watch = watch
+        self.rng = rng
+        self.watch = watch
         self._life = 0
         self._paused = False
         self._arrived: deque[Parcel] = deque()
         self._arrived_bytes = 0
         self._drain_due = False
-        self._dumping = False
-        self._dumped = False
+        self.dumping = False
+        self.dumped = False
         self._wake_at = 0.0
         network.join(name, self.arrive)
 
@@ -111,14 +115,14 @@ class SimulatedNode:
         self._life += 1
         self._arrived.clear()
         self._arrived_bytes = 0
-        self._drain_due = self._dumping = self._dumped = self._paused = False
+        self._drain_due = self.dumping = self.dumped = self._paused = False
         self._wake_at = 0.0
         self.uncertain = True
         habits = self.habits
         queue = self.kernel.listen(habits.queue_limit, sticky=habits.sticky_queue)
         queue.wake = self._events_wait
         everything = RecordFilter(FilterConfig(), expectations=True)
-        epoch = self._rng.getrandbits(48)
+        epoch = self.rng.getrandbits(48)
         if self.old:
             self.engine = old_engine(self.name, epoch, self.settings, now)
         else:
@@ -127,9 +131,12 @@ class SimulatedNode:
             )
         self.set_fate(self.fate)
         self._tell_links()
-        self._watch.started(self.name, self.engine)
-        self._note(f"starts, epoch {epoch:x}")
-        self._pump()
+        self.watch.started(self.name, self.engine)
+        self.warm = None
+        if self.warmth is not None and not self.old:
+            self.warm = SimulatedStandby(self, self.warmth)
+        self.note(f"starts, epoch {epoch:x}")
+        self.pump()
 
     def set_fate(self, fate: Items | None) -> None:
         """From now on, and in later lives; it leaves with what leaves next."""
@@ -142,23 +149,27 @@ class SimulatedNode:
         self._life += 1
         self.engine = None
         self.kernel.queue.closed = True
-        self._note("stops")
+        self.note("stops")
 
     def pause(self, seconds: float) -> None:
         """The daemon gets no CPU; its sockets fill."""
         if self.engine is None or self._paused:
             return
         self._paused = True
-        self._note(f"pauses for {seconds:.3f} s")
-        self._later(seconds, self._resume)
+        self.note(f"pauses for {seconds:.3f} s")
+        self.later(seconds, self._resume)
 
     def command(self, word: str) -> None:
         """An operator's or a failover script's command."""
         if self.engine is None or self._paused:
             return
-        self._note(word)
+        self.note(word)
         now = self.local.now
+        if self.warm is not None and word in ROLES:
+            self.warm.settle()
         match word:
+            case "promote" if self.warm is not None:
+                self.warm.promote()
             case "promote":
                 self.engine.promote(now)
             case "demote":
@@ -172,60 +183,22 @@ class SimulatedNode:
             case "verify":
                 self.engine.verify(now)
             case "resync kernel":
-                self._begin_dump()
+                self.begin_dump()
             case "catch up":
-                self._drain_all()
+                self.drain_all()
             case _:
                 raise ValueError(word)
-        self._watch.own(self)
-        self._pump()
-
-    def adopt_within(self, seconds: float, records: list[TimedRecord]) -> None:
-        """After a commit: its records become own, and the kernel is read anew."""
-
-        def adopt() -> None:
-            if self._paused:
-                self._later(0.01, adopt)
-                return
-            self._watch.adopted(self.name, (key for key, _, _ in records))
-            if self.running.own.flows.disturbed is None:  # ends were lost since, too
-                self.uncertain, self._dumped = True, False
-            self.running.own.flows.adopt(records)
-            self.running.own.flows.disturbed = None
-            self.command("resync kernel")
-            self._watch.own(self)
-
-        self._later(self._rng.uniform(0.0, seconds), adopt) if seconds else adopt()
-
-    def corrupt(self, what: str, of: str) -> None:
-        """One record of a copy changes in silence: `flip`, `drop` or `add`."""
-        known = self.engine is not None and not self.old
-        peer = self.running.peers.get(of) if known else None
-        if peer is None or not peer.flows.bodies:
-            return
-        table = peer.flows
-        key = self._rng.choice(list(table.bodies))
-        body = table.bodies[key]
-        if what == "add":
-            key = key[:-1] + bytes((key[-1] ^ 0x80,))
-            if key in table.bodies:
-                return
-        self._watch.excuse(self.name, of, "flows", key)
-        self._note(f"{what} {key.hex()} of {of} in silence")
-        if what == "drop":
-            del table.bodies[key], table.told_s[key]
-            table.stale.discard(key)
-        else:
-            table.bodies[key] = body[:-1] + bytes((body[-1] ^ 1,))
-            table.told_s.setdefault(key, 0)
+        self.watch.own(self)
+        self.pump()
 
     def jump(self, seconds: float) -> None:
         """Its clock is further on than it was, all at once."""
         self.local.jump(seconds)
-        self._note(f"its clock jumps by {seconds:.1f} s")
+        self.kernel.timers_jumped()
+        self.note(f"its clock jumps by {seconds:.1f} s")
         if self.engine is not None and not self._paused:
             self._wake_at = 0.0
-            self._pump()
+            self.pump()
 
     def arrive(self, parcel: Parcel) -> None:
         """A datagram is in the socket."""
@@ -239,20 +212,20 @@ class SimulatedNode:
             return
         self._receive(parcel)
         self.wakes.woken_by_others()
-        self._pump()
+        self.pump()
 
     def _receive(self, parcel: Parcel) -> None:
         engine, source = self.running, parcel.source
         before = None
         if not parcel.intact:
             engine.tick(self.local.now)  # what time changes is no fault of the frame
-            self._watch.own(self)
-            before = self._standing()
+            self.watch.own(self)
+            before = standing(self)
         refused = engine.receive(parcel.datagram, parcel.wire, source, self.local.now)
         if not parcel.intact:
             if refused is None:
                 raise Violation(f"{self.name} took a false frame of {source}")
-            if self._standing() != before:
+            if standing(self) != before:
                 raise Violation(f"a false frame of {source} changed {self.name}")
             return
         if refused == "replay" and (engine.sealing or self.rekeyed):
@@ -261,33 +234,17 @@ class SimulatedNode:
             refused = None  # of a key that is gone here, or was not here yet
         if refused is not None and source != self.name and not parcel.hostile:
             raise Violation(f"{self.name} refused a frame of {source}: {refused}")
-        self._watch.peers(self, source)
-        self._watch.own(self)
-
-    def _standing(self) -> list[tuple[object, ...]]:
-        """What no false frame may change."""
-        engine = self.running
-        return [
-            (
-                *(peer.name, peer.state, peer.inbox.epoch, peer.inbox.highest),
-                *(peer.claim, peer.role, peer.heard_at, len(peer.flows.bodies)),
-                *(
-                    () if self.old else tuple(peer.candidates),
-                    engine.roles.claim,
-                    engine.roles.role,
-                ),
-            )
-            for peer in engine.peers.values()
-        ]
+        self.watch.peers(self, source)
+        self.watch.own(self)
 
     def carrier(self, wire: int, *, up: bool) -> None:
         """One of its interfaces gets or loses its carrier."""
         self._down.discard(wire) if up else self._down.add(wire)
-        self._note(f"link {wire} is {'up' if up else 'down'}")
+        self.note(f"link {wire} is {'up' if up else 'down'}")
         if self.engine is not None:
             self._tell_links()
             if not self._paused:
-                self._pump()
+                self.pump()
 
     def _tell_links(self) -> None:
         for wire, frame_bytes in enumerate(self._frame_bytes):
@@ -299,19 +256,17 @@ class SimulatedNode:
         """Other keys, or another mode, from now on and in later lives."""
         self.security = security
         keys = ",".join(key.hex() for key in security.keys)
-        self._note(
-            f"security {security.mode}, sends {security.sending.hex()} of {keys}"
-        )
+        self.note(f"security {security.mode}, sends {security.sending.hex()} of {keys}")
         if self.engine is not None:
             self.engine.change_security(security, self.local.now)
             if not self._paused:
-                self._pump()
+                self.pump()
 
     def _resume(self) -> None:
         """What comes first then, a timer or a socket, nobody knows."""
         self._paused = False
-        if self._rng.random() < 0.5:
-            self._pump()
+        if self.rng.random() < 0.5:
+            self.pump()
         arrived, self._arrived = self._arrived, deque()
         self._arrived_bytes = 0
         for parcel in arrived:
@@ -323,7 +278,7 @@ class SimulatedNode:
     def _events_wait(self) -> None:
         if not self._drain_due:
             self._drain_due = True
-            self._later(self.habits.beat_s, self._drain)
+            self.later(self.habits.beat_s, self._drain)
 
     def _drain(self) -> None:
         if self._paused:
@@ -334,25 +289,25 @@ class SimulatedNode:
         if self.kernel.queue.waiting:
             self._events_wait()
         self._settle()
-        self._pump()
+        self.pump()
 
     def _drain_once(self) -> None:
         queue = self.kernel.queue
         events = queue.drain(self.habits.drain_limit)
         if events:
             self.running.kernel_events(events, self.local.now)
-            self._look_up()
-            self._watch.own(self)
+            self.look_up()
+            self.watch.own(self)
         losses = queue.check_losses()
         if losses:
             self.losses += losses
             self.running.own.flows.disturbed = None
             self.uncertain = True
-            self._dumped = False
+            self.dumped = False
             self.running.dump_wanted = True
-            self._note(f"lost {losses} events")
+            self.note(f"lost {losses} events")
 
-    def _drain_all(self) -> None:
+    def drain_all(self) -> None:
         """What happened up to now has to be known before a dump and its sweep."""
         while self.kernel.queue.waiting:
             self._drain_once()
@@ -361,50 +316,52 @@ class SimulatedNode:
         """A whole dump since the last loss and no event waiting: nothing is unknown."""
         queue = self.kernel.queue
         if (
-            self._dumped
-            and not self._dumping
+            self.dumped
+            and not self.dumping
             and not queue.waiting
             and not queue.losses_unseen
         ):
             self.uncertain = False
 
-    def _look_up(self) -> None:
+    def look_up(self) -> None:
+        """Ask the kernel about what events do not tell."""
         engine = self.running
         found = (self.kernel.get(key) for key in engine.take_lookups())
         replies = [reply for reply in found if reply is not None]
         if replies:
             engine.kernel_events(replies, self.local.now)
 
-    def _begin_dump(self) -> None:
-        if self._dumping:
+    def begin_dump(self) -> None:
+        """Read the kernel's tables, from the beginning."""
+        if self.dumping:
             self.running.dump_wanted = True
             return
-        self._dumping = True
+        self.dumping = True
         self.dumps += 1
-        self._later(self._gap(), self._first_chunk)
+        self.later(self._gap(), self._first_chunk)
 
     def _first_chunk(self) -> None:
         if self._paused:
-            self._later(0.01, self._first_chunk)
+            self.later(0.01, self._first_chunk)
             return
-        self._drain_all()
-        self._dumped = True  # unless something is lost until its end
+        self.drain_all()
+        self.dumped = True  # unless something is lost until its end
         self.running.begin_dump(self.local.now)
         self._read_chunk("flows", self.kernel.dump_flows(_FIRST, self.habits.chunk))
 
     def _read_chunk(self, kind: str, chunk: Chunk) -> None:
         """Later, hand over this chunk; the next is written at that moment."""
-        self._later(self._gap(), lambda: self._take_chunk(kind, chunk))
+        self.later(self._gap(), lambda: self._take_chunk(kind, chunk))
 
     def _take_chunk(self, kind: str, chunk: Chunk) -> None:
         if self._paused:
-            self._later(0.01, lambda: self._take_chunk(kind, chunk))
+            self.later(0.01, lambda: self._take_chunk(kind, chunk))
             return
         engine, now = self.running, self.local.now
         replies, cursor = chunk
-        if self.faulty and self._rng.random() < self.habits.dump_failure:
-            self._note("a dump fails")
-            self._dumping = False
+        if self.faulty and self.rng.random() < self.habits.dump_failure:
+            self.note("a dump fails")
+            self.dumping = False
             engine.abort_dump()
             engine.dump_wanted = True
         elif replies:
@@ -413,8 +370,8 @@ class SimulatedNode:
                 dump = self.kernel.dump_expectations
             following = dump(cursor, self.habits.chunk)
             engine.dump_part(replies, now)
-            self._look_up()
-            self._watch.own(self)
+            self.look_up()
+            self.watch.own(self)
             self._read_chunk(kind, following)
         elif kind == "flows":
             limit = self.habits.chunk
@@ -422,26 +379,26 @@ class SimulatedNode:
                 "expectations", self.kernel.dump_expectations(_FIRST, limit)
             )
         else:
-            self._drain_all()
-            self._dumping = False
+            self.drain_all()
+            self.dumping = False
             engine.end_dump(now)
-            self._look_up()
-            self._watch.own(self)
+            self.look_up()
+            self.watch.own(self)
             self._settle()
-        self._pump()
+        self.pump()
 
     def _gap(self) -> float:
-        return self._rng.uniform(0.2, 2.0) * self.habits.chunk_gap_s
+        return self.rng.uniform(0.2, 2.0) * self.habits.chunk_gap_s
 
     # What leaves
 
-    def _pump(self) -> None:
+    def pump(self) -> None:
         """Tick and send what is due, then wait for the deadline."""
         if self._paused:
             return
         engine, now = self.running, self.local.now
-        if engine.dump_wanted and not self._dumping:
-            self._begin_dump()
+        if engine.dump_wanted and not self.dumping:
+            self.begin_dump()
         for _ in range(_AT_ONCE_LIMIT):
             self.wakes.woke()
             held = len(engine.own.flows.held)
@@ -451,7 +408,7 @@ class SimulatedNode:
                 engine.own.flows.end(key)
                 held = -1
             if held != len(engine.own.flows.held):
-                self._watch.own(self)  # ends that were held back came true
+                self.watch.own(self)  # ends that were held back came true
             for wire, datagram in engine.send(now):
                 if len(datagram) > self._frame_bytes[wire]:
                     raise Violation(f"{self.name} sends {len(datagram)} bytes at once")
@@ -466,25 +423,26 @@ class SimulatedNode:
                 break
         else:
             raise Violation(f"{self.name} is busy for ever: deadline {due} at {now}")
-        self._watch.bounds(self)
-        self._watch.ready(self)
+        self.watch.bounds(self)
+        self.watch.ready(self)
         for level, text in engine.take_messages():
-            self._note(f"{level}: {text}")
+            self.note(f"{level}: {text}")
         if due is not None:
             self._wake_by(self.local.due(due))
 
     def _wake_by(self, due: float) -> None:
         """In the world's time."""
-        if self._wake_at <= self._clock.now or due < self._wake_at - _SAME_S:
+        if self._wake_at <= self.clock.now or due < self._wake_at - _SAME_S:
             self._wake_at = due
-            self._clock.at(due, self._in_this_life(self._wake))
+            self.clock.at(due, self._in_this_life(self._wake))
 
     def _wake(self) -> None:
-        if not self._paused and self._wake_at <= self._clock.now:
-            self._pump()
+        if not self._paused and self._wake_at <= self.clock.now:
+            self.pump()
 
-    def _later(self, delay: float, action: Action) -> None:
-        self._clock.after(delay, self._in_this_life(action))
+    def later(self, delay: float, action: Action) -> None:
+        """Do it after so many seconds, unless the daemon has ended by then."""
+        self.clock.after(delay, self._in_this_life(action))
 
     def _in_this_life(self, action: Action) -> Action:
         """The action, unless this life of the daemon is over by then."""
@@ -496,5 +454,6 @@ class SimulatedNode:
 
         return act
 
-    def _note(self, text: str) -> None:
-        self.log.append(f"{self._clock.now:10.4f} {self.name}: {text}")
+    def note(self, text: str) -> None:
+        """A line of the story."""
+        self.log.append(f"{self.clock.now:10.4f} {self.name}: {text}")

@@ -13,6 +13,7 @@ from syncd.replication.settings import BEST_EFFORT, REFRESH, Settings
 from tests.sim.faults import Fault, draw_corruptions, draw_faults
 from tests.sim.network import Weather
 from tests.sim.node import Habits
+from tests.sim.warm import Warmth
 from tests.sim.workload import Pace
 
 _OLD_LIMIT = 3  # nodes of 1.0 in one run: more of them cause storms of HELLOs
@@ -40,6 +41,9 @@ class Plan:
     kernel_limits: tuple[int, ...] = ()  # flows that each kernel has room for, 0 = any
     power_cut: bool = False  # in the end one node dies, another takes over
     faults: tuple[Fault, ...] = ()
+    warmths: tuple[Warmth | None, ...] = ()  # which nodes are warm, and how
+    strays_s: float = 0.0  # between two packets at a node that has a copy, 0 = none
+    lapses: tuple[Fault, ...] = ()  # what happens while copies' timers run down
 
     def pace(self, index: int) -> Pace:
         """Of the node with this index."""
@@ -62,6 +66,8 @@ class Plan:
             *(f"  {habits}" for habits in self.habits),
             f"  {self.primaries} primaries",
             *(f"  {fault}" for fault in self.faults),
+            *(f"  warm: {warmth}" for warmth in self.warmths),
+            *(f"  lapse: {fault}" for fault in self.lapses),
         ]
         return "\n".join(lines)
 

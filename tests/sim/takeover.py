@@ -47,7 +47,7 @@ def take_over(node: "SimulatedNode") -> list[Entry]:
         for peer in peers:
             peer.taken = (peer.inbox.epoch, peer.claim)
     # Ends that are held back come true with the role: the own table has to know.
-    node.adopt_within(0.0 if own.held else _ADOPTED_S, adopted)
+    _adopt_within(node, 0.0 if own.held else _ADOPTED_S, adopted)
     return created
 
 
@@ -97,6 +97,26 @@ def _check(
             )
         if facts != told:
             raise Violation(f"{node.name} took {key.hex()} over as {facts}: {told}")
+
+
+def _adopt_within(
+    node: "SimulatedNode", seconds: float, records: list[TimedRecord]
+) -> None:
+    """After a commit: its records become own, and the kernel is read anew."""
+
+    def adopt() -> None:
+        if node.paused:
+            node.later(0.01, adopt)
+            return
+        node.watch.adopted(node.name, (key for key, _, _ in records))
+        if node.running.own.flows.disturbed is None:  # ends were lost since, too
+            node.uncertain, node.dumped = True, False
+        node.running.own.flows.adopt(records)
+        node.running.own.flows.disturbed = None
+        node.command("resync kernel")
+        node.watch.own(node)
+
+    node.later(node.rng.uniform(0.0, seconds), adopt) if seconds else adopt()
 
 
 def as_injected(facts: Facts) -> Facts:

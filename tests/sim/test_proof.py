@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tests.sim.cluster import Cluster
+from tests.sim.corruption import corrupt
 from tests.sim.faults import Fault
 from tests.sim.network import CALM, Weather
 from tests.sim.plan import draw
@@ -33,7 +34,7 @@ def test_a_silent_corruption_is_found_at_the_next_beat_and_nothing_else_is_told(
     sender = story.nodes["fw1"].running
     peer, other = story.peer("fw2", "fw1"), story.peer("fw3", "fw1")
     passes, told = sender.agreement._pass_count, _told(story)
-    story.nodes["fw2"].corrupt(what, "fw1")
+    corrupt(story.nodes["fw2"], what, "fw1")
     assert not copies_equal(story)
     story.wait(BEAT_S + REPAIR_S)
     assert copies_equal(story)
@@ -57,7 +58,7 @@ def test_a_corruption_under_load_is_repaired(what: str, loss: float) -> None:
     story.open("fw1", 200)  # most of the table lives longer than the beat
     story.wait(1.0)
     for _ in range(5):
-        story.nodes["fw2"].corrupt(what, "fw1")
+        corrupt(story.nodes["fw2"], what, "fw1")
         story.wait(0.3)
     story.wait(BEAT_S + REPAIR_S)
     story.stop_load()
@@ -75,7 +76,7 @@ def test_a_node_that_found_a_difference_is_not_ready_until_it_is_equal() -> None
     story.wait(1.0)
     holder = story.nodes["fw2"].running
     assert holder.ready
-    story.nodes["fw2"].corrupt("flip", "fw1")
+    corrupt(story.nodes["fw2"], "flip", "fw1")
     unready = False
     for _ in range(400):
         story.wait(0.005)

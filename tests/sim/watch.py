@@ -19,6 +19,7 @@ from syncd.replication.peer import Peer
 from syncd.replication.settings import RELIABLE
 
 from tests.sim.clock import Clock
+from tests.sim.decode import flow_facts
 
 if TYPE_CHECKING:
     from tests.sim.node import SimulatedNode
@@ -190,6 +191,24 @@ class Watch:
             history = self._histories[name, kind] = History(self._clock)
         return history
 
+    def owners(self, key: bytes) -> int:
+        """How many nodes ever had this flow for their own."""
+        return sum(
+            key in history.states
+            for (_, kind), history in self._histories.items()
+            if kind == "flows"
+        )
+
+    def last_states(self, key: bytes) -> list[int]:
+        """Of a TCP connection, by each node that knew it: how far it was at last."""
+        found = []
+        for (_, kind), history in self._histories.items():
+            known = [body for body in history.states.get(key, ()) if body]
+            if kind == "flows" and known:
+                tracker = flow_facts(key, known[-1]).tracker
+                found.append(0 if tracker is None else tracker.state)
+        return found
+
     def own(self, node: "SimulatedNode") -> None:
         """A node's own tables may have changed."""
         engine = node.running
@@ -269,6 +288,10 @@ class Watch:
     def adopted(self, name: str, keys: Iterable[bytes]) -> None:
         """A commit: peers are told of these, also if they have ended meanwhile."""
         self._adopted.setdefault(name, set()).update(keys)
+
+    def was_adopted(self, name: str, key: bytes) -> bool:
+        """Did a commit of that node, in whatever life, put it there?"""
+        return key in self._adopted.get(name, ())
 
     def _ever(self, name: str, kind: str) -> int:
         """So many keys of that kind may wait to be told."""
@@ -351,3 +374,20 @@ class Watch:
                 continue  # that it is wrong is what will be found
             if sum_of(held) != peer.held.values:
                 raise Violation(f"{name}: the digest of {peer.name}'s tables is wrong")
+
+
+def standing(node: "SimulatedNode") -> list[tuple[object, ...]]:
+    """What no false frame may change."""
+    engine = node.running
+    return [
+        (
+            *(peer.name, peer.state, peer.inbox.epoch, peer.inbox.highest),
+            *(peer.claim, peer.role, peer.heard_at, len(peer.flows.bodies)),
+            *(
+                () if node.old else tuple(peer.candidates),
+                engine.roles.claim,
+                engine.roles.role,
+            ),
+        )
+        for peer in engine.peers.values()
+    ]

@@ -291,6 +291,8 @@ class Workload:
                 raise Gone
         if holder is None and self._kernel.is_full:
             raise Gone  # the packet is dropped
+        if self._kernel.is_taken(facts):
+            raise Gone
         expected = announce(facts, announced, facts.helper) if announced else None
         return self._kernel.create(facts, timeout, expected)
 

@@ -149,6 +149,7 @@ def work(standby: Standby, kernel: Kernel, *, answers: bool = True) -> bool:
             standby.deleted(step.keys)
         else:
             kernel.answer(step.messages)
+            standby.advanced(step.keys)
     return True
 
 
