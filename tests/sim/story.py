@@ -19,6 +19,7 @@ from tests.sim.node import Habits, SimulatedNode
 from tests.sim.opening import Opening
 from tests.sim.plan import Plan
 from tests.sim.takeover import take_over
+from tests.sim.warm import Warmth
 from tests.sim.workload import Pace
 
 QUIET = Pace(initial=0, births=0.0)
@@ -39,6 +40,7 @@ class Story(Cluster):
         security: Security = Security(),  # noqa: B008 - frozen
         wires: int = 1,
         old: tuple[str, ...] = (),
+        warmth: Warmth | None = None,
     ) -> None:
         super().__init__(
             Plan(
@@ -51,6 +53,7 @@ class Story(Cluster):
                 security=security,
                 wires=wires,
                 old=old,
+                warmths=(warmth,) * len(names) if warmth is not None else (),
             )
         )
         self._opening = Opening(random.Random(seed), ports=20000, zones=0)

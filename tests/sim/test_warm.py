@@ -1,0 +1,63 @@
+"""Warm standbys, led by the hand: what seeds have found is in the unit tests."""
+
+from syncd.flows.planting import lookups
+
+from tests.sim.lapse import keep_alive, lapse
+from tests.sim.requests import Requests
+from tests.sim.story import Story
+from tests.sim.warm import Warmth
+
+
+def test_copies_outlast_their_timers_and_end_with_their_flows() -> None:
+    story = Story("fw1", "fw2", warmth=Warmth())
+    flows = story.open("fw1", 30)
+    story.settle(2.0)
+    keep_alive(story)
+    lapse(story)
+    kernel = story.nodes["fw2"].kernel
+    assert kernel.flows.keys() == {flow.key for flow in flows}
+    assert not story.nodes["fw2"].running.own.flows.bodies
+    story.close("fw1", flows[:10])
+    story.settle(2.0)
+    assert kernel.flows.keys() == {flow.key for flow in flows[10:]}
+
+
+def test_copies_of_a_primary_that_dies_are_there_and_become_own() -> None:
+    story = Story("fw1", "fw2", warmth=Warmth())
+    flows = story.open("fw1", 30)
+    story.settle(2.0)
+    story.nodes["fw1"].stop()
+    node = story.nodes["fw2"]
+    assert node.kernel.flows.keys() == {flow.key for flow in flows}
+    node.command("promote")
+    story.wait(1.0)
+    assert node.running.own.flows.bodies.keys() == {flow.key for flow in flows}
+    assert not node.running.own.planted
+
+
+def test_a_silent_packet_makes_a_copy_own_when_it_is_looked_at() -> None:
+    story = Story("fw1", "fw2", warmth=Warmth())
+    (flow,) = story.open("fw1")
+    story.settle(2.0)
+    node = story.nodes["fw2"]
+    node.kernel.refresh(node.kernel.flows[flow.key], 3600)
+    story.close("fw1", [flow])
+    story.wait(1.0)
+    assert flow.key in node.kernel.flows
+    assert flow.key in node.running.own.flows.bodies
+
+
+def test_an_expired_entry_is_gone_for_requests_and_its_tuple_is_free() -> None:
+    story = Story("fw1", "fw2", warmth=Warmth())
+    (flow,) = story.open("fw1")
+    story.settle(2.0)
+    node = story.nodes["fw2"]
+    assert node.warm is not None
+    requests: Requests = node.warm.requests
+    (lookup,) = lookups([flow.key])
+    assert requests.exchange([lookup]).replies
+    node.kernel.hide(node.kernel.flows[flow.key])
+    assert requests.exchange([lookup]).refusals
+    assert flow.key not in node.kernel.flows
+    story.settle(2.0)
+    assert flow.key in node.kernel.flows
