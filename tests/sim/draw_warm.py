@@ -12,7 +12,7 @@ from tests.sim.plan import Plan
 from tests.sim.warm import Warmth
 
 _STREAM = 0x3A43
-_SHARE = 0.06
+_SHARE = 0.03
 _QUIET = ("restart", "pause", "isolate", "new kernel", "takeover", "fault", "demote")
 
 
@@ -47,5 +47,4 @@ def _warmth(rng: random.Random) -> Warmth:
         beat_s=rng.choice((0.02, 0.02, 0.1)),
         steps=rng.choice((1, 4, 16)),
         answer_s=rng.choice((0.0, 0.0, 0.01, 0.1)),
-        failure=rng.choice((0.0, 0.0, 0.0, 0.02)),
     )
