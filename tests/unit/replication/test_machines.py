@@ -314,3 +314,15 @@ for _machine in (Stream, Numbers, States):
 TestStream = Stream.TestCase
 TestNumbers = Numbers.TestCase
 TestStates = States.TestCase
+
+
+def test_a_pass_does_not_wait_for_a_flow_that_ended_untold() -> None:
+    stream = Stream()
+    stream.begin()
+    stream.send_pass()
+    stream.flow_changes(number=7, seconds=1)
+    stream.peer_acknowledges(name="b")
+    stream.flow_ends(number=7)
+    stream.peer_is_served_anew(name="c")
+    stream.frame_comes(again=False, at=0, name="b")
+    stream.teardown()
