@@ -95,6 +95,7 @@ class SimulatedNode:
         self._drain_due = False
         self.dumping = False
         self.dumped = False
+        self.adopting: Action | None = None  # what was committed, a moment later
         self._wake_at = 0.0
         network.join(name, self.arrive)
 
@@ -116,6 +117,7 @@ class SimulatedNode:
         self._arrived.clear()
         self._arrived_bytes = 0
         self._drain_due = self.dumping = self.dumped = self._paused = False
+        self.adopting = None
         self._wake_at = 0.0
         self.uncertain = True
         habits = self.habits

@@ -27,6 +27,8 @@ _ADOPTED_S = 0.03  # after the commit, at most
 
 def take_over(node: "SimulatedNode") -> list[Entry]:
     """Put the peers' flows into this kernel, then take the role; what was created."""
+    if node.adopting is not None:  # the daemon waits for it
+        node.adopting()
     engine, kernel = node.running, node.kernel
     own = engine.own.flows
     peers = sources(engine.peers.values())
@@ -105,9 +107,12 @@ def _adopt_within(
     """After a commit: its records become own, and the kernel is read anew."""
 
     def adopt() -> None:
+        if node.adopting is not adopt:
+            return  # the next commit was sooner
         if node.paused:
             node.later(0.01, adopt)
             return
+        node.adopting = None
         node.watch.adopted(node.name, (key for key, _, _ in records))
         if node.running.own.flows.disturbed is None:  # ends were lost since, too
             node.uncertain, node.dumped = True, False
@@ -116,6 +121,7 @@ def _adopt_within(
         node.command("resync kernel")
         node.watch.own(node)
 
+    node.adopting = adopt
     node.later(node.rng.uniform(0.0, seconds), adopt) if seconds else adopt()
 
 
