@@ -24,7 +24,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 # What every event, and every flow of a commit, passes.
 MODULES = (
     *("flows/nla", "flows/record", "flows/reader", "flows/table", "flows/zones"),
-    *("flows/digest", "flows/likeness", "flows/rollcall"),
+    *("flows/digest", "flows/likeness", "flows/rollcall", "flows/doubts"),
     *("flows/own", "flows/filter", "flows/masquerade", "flows/batch"),
     *("flows/young", "flows/admission", "flows/restore", "flows/commit"),
     *("flows/triage", "flows/planted", "flows/planting"),

@@ -7,6 +7,7 @@ own that grows with what it has to hold. NO_COLOR and TERM=dumb are honoured.
 import os
 import re
 import sys
+import threading
 import time
 from typing import Final, Self, TextIO
 
@@ -15,6 +16,7 @@ _BOLD, _DIM = "\x1b[1m", "\x1b[2m"
 _RED, _GREEN, _YELLOW, _CYAN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[36m"
 _CLEAR_LINE: Final = "\r\x1b[K"
 _COUNT_INTERVAL_S: Final = 0.2
+_SIGN_INTERVAL_S: Final = 0.5
 _PATIENCE_S: Final = 2.0  # before a counter appears beside a pipe
 
 _NEW: Final = ("SYN_SENT", "SYN_RECV", "SYN_SENT2", "COOKIE_WAIT", "COOKIE_ECHOED")
@@ -134,6 +136,38 @@ class Counter:
             self._stream.write(_CLEAR_LINE)
             self._stream.flush()
             self._shown = False
+
+
+class Waiting:
+    """A sign of life on standard error, if that is a terminal, while one waits."""
+
+    def __init__(self, what: str, errors: TextIO) -> None:
+        self._what = what
+        self._stream = errors
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        if self._stream.isatty() and os.environ.get("TERM") != "dumb":
+            self._thread = threading.Thread(target=self._run, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        began_s, shown = time.monotonic(), False
+        while not self._over.wait(_SIGN_INTERVAL_S):
+            seconds = time.monotonic() - began_s
+            self._stream.write(f"{_CLEAR_LINE}{self._what}: working, {seconds:.0f} s")
+            self._stream.flush()
+            shown = True
+        if shown:
+            self._stream.write(_CLEAR_LINE)
+            self._stream.flush()
 
 
 def _is_file(stream: TextIO) -> bool:

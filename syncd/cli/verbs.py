@@ -10,13 +10,18 @@ from collections.abc import Mapping
 from typing import Final
 
 from syncd.cli import client
+from syncd.cli.terminal import Waiting
 
 # Counts that an answer may have, in the order in which they are told.
 _COUNTS: Final = (
     *("flows", "expectations", "flushed", "swept", "created", "updated"),
     *("unchanged", "failed"),
 )
+_VERIFY_S: Final = 60.0  # a daemon that does not answer by then hangs
 _DONE: Final = {"commit": "committed", "stop": "stopped"}
+
+
+_KERNEL_COUNTS: Final = ("different", "repaired", "refused", "untold")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -25,9 +30,12 @@ def run(arguments: argparse.Namespace) -> int:
         name: getattr(arguments, name, None)
         for name in ("peer", "table", "what", "timeout")
     }
-    answer = client.ask_once(arguments.socket, arguments.command, options)
-    if arguments.command == "stop" and answer.get("ok") is True:
-        client.await_end(arguments.socket, arguments.timeout)
+    if arguments.command == "verify" and arguments.timeout is None:
+        options["timeout"] = _VERIFY_S
+    with Waiting(arguments.command, sys.stderr):
+        answer = client.ask_once(arguments.socket, arguments.command, options)
+        if arguments.command == "stop" and answer.get("ok") is True:
+            client.await_end(arguments.socket, arguments.timeout)
     if arguments.json:
         print(json.dumps(answer, indent=2))
         return client.outcome(answer)
@@ -99,7 +107,21 @@ def _verified(answer: Mapping[str, object]) -> list[str]:
             more.append(peer["error"])
         lines.append(": ".join([f"{peer.get('node')}: not equal", *[", ".join(more)]]))
         lines += settings
+    kernel = answer.get("kernel")
+    if lines and isinstance(kernel, Mapping):
+        lines.append(f"this kernel: {_copies(kernel)}")
     return lines or ["no peers"]
+
+
+def _copies(kernel: Mapping[str, object]) -> str:
+    """What became of the copies that a warm standby keeps in this kernel."""
+    words = "equal"
+    if kernel.get("different") or kernel.get("refused"):
+        words = "not equal"
+    elif kernel.get("complete") is not True:
+        words = "not compared in time"
+    counts = ["compared", *(n for n in _KERNEL_COUNTS if kernel.get(n))]
+    return ", ".join([words, *(f"{kernel.get(name)} {name}" for name in counts)])
 
 
 def set_otherwise(peer: Mapping[str, object]) -> list[str]:

@@ -8,7 +8,7 @@ others hold it, a thread waits for it, until it is free again for a while.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from syncd.kernel.requests import Answers, RequestSocket
@@ -51,6 +51,10 @@ class Errands:
         """The replies to single GETs, None for what is not there."""
         found = dict((await self.run(requests)).replies)
         return [found.get(index) for index in range(len(requests))]
+
+    def dump(self) -> AsyncGenerator[list[bytes], None]:
+        """The messages of all flows; other errands go on meanwhile."""
+        return self._requests.dump("flows")
 
     def close(self) -> None:
         self._worker.shutdown(cancel_futures=True)

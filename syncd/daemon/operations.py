@@ -18,20 +18,18 @@ from collections.abc import (
 from typing import TYPE_CHECKING
 
 from syncd.daemon.commands import Answer, message_rows, table_rows
-from syncd.daemon.fate import fate_object
 from syncd.daemon.metrics import metrics_text
 from syncd.daemon.secrecy import keys_answer
 from syncd.daemon.takeover import Takeover
+from syncd.daemon.verification import verify
 from syncd.errors import ControlError, KernelError
 from syncd.flows import restore
 from syncd.flows.commit import Result
-from syncd.flows.digest import ALL_BUCKETS
 from syncd.flows.reader import RecordReader
 from syncd.kernel.requests import Dumped
 from syncd.replication.inbox import SATISFIED
 from syncd.replication.peer import Peer
 from syncd.replication.roles import PRIMARY, sources
-from syncd.replication.settings import RELIABLE
 
 if TYPE_CHECKING:
     from syncd.daemon.node import Node
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("syncd")
 _WAIT_S = 10.0  # for peers, when a command names no timeout
 _FLUSH_S = 3.0  # for the last changes to reach the peers, within demote and fault
-_FATES_S = 2.0  # for peers to tell what their kernels are set to
 _LOOK_S = 0.01
 _ROWS = 256  # answers that are made before others get their turn
 _DELETE_BATCH = 512
@@ -341,74 +338,8 @@ class Operations:
                 self._engine.own.expectations.end(key)
 
     async def _verify(self, options: dict[str, object]) -> Answer:
-        """Compare now: our copies of the peers' tables, and theirs of ours."""
-        engine = self._engine
-        live = [peer for peer in self._named_peers(options) if peer.live]
-        if not live:
-            raise ControlError("verify: no live peer to compare with")
-        peers = [peer for peer in live if "digest" in peer.capabilities]
-        mute = [peer.name for peer in live if peer not in peers]
-        await self._read_fates(live)
-        asked, marker = time.monotonic(), engine.comparison.marker
-        repaired = {peer.name: peer.repaired for peer in peers}
-        # What was flushed, or is not here in full yet, is different before we look.
-        buckets = {peer.name: 0 if peer.swept else ALL_BUCKETS for peer in peers}
-
-        def judged() -> bool:
-            fresh = True
-            for peer in peers:
-                if peer.inbound_at >= asked and not peer.inbound_equal:
-                    buckets[peer.name] |= peer.buckets
-                if peer.outbound_marker > marker and not peer.outbound_equal:
-                    buckets[peer.name] |= peer.outbound_buckets
-                fresh &= peer.inbound_at >= asked
-                fresh &= peer.outbound_marker > marker and peer.outbound_at >= asked
-            return fresh
-
-        engine.verify(asked)
-        compared = await self._until(judged, options) and not mute
-        different = [name for name, found in buckets.items() if found]
-        if different and engine.settings.mode == RELIABLE:
-            await self._until(lambda: all(peer.verified for peer in peers), options)
-        rows: list[Answer] = [
-            {"node": name, "equal": False, "error": "protocol 1.0 cannot compare"}
-            for name in mute
-        ]
-        for peer in peers:
-            differing = buckets[peer.name].bit_count()
-            located = peer.repaired - repaired[peer.name]
-            rows.append(
-                {
-                    "node": peer.name,
-                    "equal": compared and not differing,
-                    "different": max(differing, located),  # at least
-                    "differing_buckets": differing,
-                    "repaired": located,
-                    "verified": peer.verified,
-                    "settings": fate_object(peer.fate),
-                }
-            )
-        answer: Answer = {"ok": compared and not different, "peers": rows}
-        if error := verify_error(different, mute, compared=compared):
-            answer["error"] = error
-        if self._node.warm is not None:
-            answer["kernel"] = found = await self._node.warm.verify()
-            if found["different"]:
-                answer["ok"] = False
-                answer.setdefault("error", "the kernel's copies were different")
-        return answer
-
-    async def _read_fates(self, peers: list[Peer]) -> None:
-        """Read what this kernel is set to; wait for peers that did not tell theirs."""
-        await self._node.fate.read()
-        await self._until(
-            lambda: all(
-                peer.fate.differences is not None
-                for peer in peers
-                if peer.fate.digest and peer.live
-            ),
-            {},
-            _FATES_S,
+        return await verify(
+            self._node, self._named_peers(options), _timeout_of(options)
         )
 
     async def _until(
@@ -418,9 +349,8 @@ class Operations:
         default_s: float = _WAIT_S,
     ) -> bool:
         """Wait for the condition, within the command's timeout; did it come true?"""
-        timeout = options.get("timeout")
-        wait_s = float(timeout) if isinstance(timeout, int | float) else default_s
-        end = time.monotonic() + wait_s
+        timeout_s = _timeout_of(options)
+        end = time.monotonic() + (default_s if timeout_s is None else timeout_s)
         self._node.pump()
         while not condition():
             if time.monotonic() >= end:
@@ -429,16 +359,9 @@ class Operations:
         return True
 
 
-def verify_error(different: list[str], mute: list[str], *, compared: bool) -> str:
-    """Why the answer of `verify` is no, or nothing."""
-    if different:
-        return "different: " + ", ".join(sorted(different))
-    if mute:
-        return (
-            f"verify: {', '.join(sorted(mute))} cannot compare: protocol 1.0, which it "
-            "speaks, has no digests; install the same version of syncd there"
-        )
-    return "" if compared else "verify: no moment without missing frames in time"
+def _timeout_of(options: dict[str, object]) -> float | None:
+    timeout = options.get("timeout")
+    return float(timeout) if isinstance(timeout, int | float) else None
 
 
 def _say_role(before: str, role: str) -> None:

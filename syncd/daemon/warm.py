@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from contextlib import aclosing
 from itertools import islice
 
 from syncd.config import CommitConfig
@@ -22,10 +23,12 @@ from syncd.flows.batch import Restorer, TimedRecord
 from syncd.flows.commit import TABLE_FULL, CommitPlan, Result
 from syncd.flows.masks import Masks
 from syncd.flows.planting import deletes, lookups
+from syncd.flows.reader import RecordReader
 from syncd.flows.record import EXPECTATION
 from syncd.flows.timers import Timers
 from syncd.kernel import host
 from syncd.replication.engine import ReplicationEngine
+from syncd.replication.inspection import Inspection
 from syncd.replication.peer import Peer
 from syncd.replication.standby import Standby
 from syncd.replication.steps import Step, Task
@@ -39,6 +42,7 @@ _SPACE_S = 1.0  # between two looks at the size of the kernel's table
 _SHARE = 0.95  # of the kernel's table that may be filled by copies
 _ADOPT_AT_ONCE = 1024
 _COMPARED_AT_ONCE = 8192  # own flows with what peers tell
+_LOOK_S = 0.01  # between two looks at what others do
 _ANSWER_S = 0.01  # for the answer of a promotion to go out
 _RETRY_S = 1.0  # after requests failed altogether
 
@@ -57,6 +61,7 @@ class Warm:
             engine.node, engine.own, engine.peers, engine.roles, long_s
         )
         self.standby.wants = engine.admission.wants
+        engine.readiness.beside = self.standby.lacking
         self._engine = engine
         self.errands = Errands()
         self._listener = listener
@@ -65,6 +70,7 @@ class Warm:
         self._adopting: asyncio.Task[None] | None = None
         self._working: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
+        self._inspecting = asyncio.Lock()
         self._space_at = 0.0
         self._worked_at = 0.0  # when the last beat began that had something to do
         self._verified: dict[str, object] | None = None
@@ -263,19 +269,62 @@ class Warm:
         self._engine.dump_wanted = True
         self._listener.heal()
 
-    async def verify(self) -> dict[str, object]:
-        """Compare every copy with the kernel's entry now, and put it right."""
-        counts = self.standby.counts
-        before = counts.repaired + counts.replanted
-        self.standby.hurry()
-        await self._finish()  # what waits is no difference
-        copies = self.standby.register.keys()
-        compared = len(copies)
-        self.standby.audit(copies)
-        await self._finish()
-        different = counts.repaired + counts.replanted - before
-        self._verified = {"compared": compared, "different": different}
+    async def verify(self, end: float) -> dict[str, object]:
+        """Compare every copy with the kernel's entry; put right what can be by `end`.
+
+        Whoever asks may go away at any time: the work is done beat by beat, as always.
+        """
+        engine, standby = self._engine, self.standby
+        complete, different, left = False, 0, 0
+        inspection = Inspection(standby, engine.own, engine.peers)
+        try:
+            async with asyncio.timeout_at(end), self._inspecting:
+                try:
+                    await self._inspect(inspection)
+                    complete = True
+                finally:
+                    different, left = inspection.counts(time.monotonic())
+                    standby.findings.close()
+        except TimeoutError:
+            pass
+        self._verified = {
+            "compared": inspection.copies if complete else inspection.compared,
+            "different": different,
+            "repaired": different - left,
+            "refused": len(standby.refused.reasons),
+            "untold": inspection.untold,
+            "complete": complete,
+        }
         return self._verified
+
+    async def _inspect(self, inspection: Inspection) -> None:
+        self.standby.hurry()
+        await self._settled()  # what waits is no difference
+        inspection.begin()
+        reader = RecordReader()
+        while inspection.note(_COMPARED_AT_ONCE):  # noqa: ASYNC110 - not a wait
+            await asyncio.sleep(0)
+        async with aclosing(self.errands.dump()) as dump:
+            async for messages in dump:
+                inspection.see(reader.read(messages), time.monotonic())
+                while self._listener.behind:  # noqa: ASYNC110 - for a fraction of a second
+                    await asyncio.sleep(_LOOK_S)
+        while inspection.unseen(_COMPARED_AT_ONCE):  # noqa: ASYNC110 - not a wait
+            await asyncio.sleep(0)
+        told = self.standby.told()
+        while part := list(islice(told, _COMPARED_AT_ONCE)):
+            async with self._turn:  # nothing is halfway to the kernel
+                inspection.miss(part, time.monotonic())
+        await self._settled()
+
+    async def _settled(self) -> None:
+        """Return when all that is waiting now is in the kernel, or refused."""
+        standby = self.standby
+        through = standby.rounds + 2
+        while self._turn.locked() or not standby.idle:
+            if standby.rounds >= through:
+                return
+            await asyncio.sleep(_LOOK_S)
 
     def status(self) -> dict[str, object]:
         """What status shows of it."""

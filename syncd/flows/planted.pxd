@@ -8,7 +8,8 @@ cdef int _FLOW, _EXPECTATION, _GRE, _IPV4
 cdef class Planted:
     cdef public Py_ssize_t long_s, late_s
     cdef Own _own
-    cdef dict _zoned, _ends, _wheel
+    cdef public dict ends
+    cdef dict _zoned, _wheel
     cdef set _out
     cdef Py_ssize_t _at, _count
 

@@ -31,11 +31,11 @@ class Planted:
     __slots__ = (
         "_at",
         "_count",
-        "_ends",
         "_out",
         "_own",
         "_wheel",
         "_zoned",
+        "ends",
         "late_s",
         "long_s",
     )
@@ -46,7 +46,7 @@ class Planted:
         self._own = own
         self._zoned: dict[bytes, bytes] = {}  # what the kernel names without its zone
         # The second in which the timer ends, of each key that is in the wheel or out.
-        self._ends: dict[bytes, int] = {}
+        self.ends: dict[bytes, int] = {}
         self._out: set[bytes] = set()  # told to be due, and not noted again yet
         self._wheel: dict[int, list[bytes]] = {}  # by the second in which they are due
         self._at = 0
@@ -89,7 +89,7 @@ class Planted:
 
     def wrote(self, keys: list[bytes], timer_s: int, now: float) -> None:
         """Entries of these keys have this timer, if they are in the kernel."""
-        second, ends, wheel, out = int(now), self._ends, self._wheel, self._out
+        second, ends, wheel, out = int(now), self.ends, self._wheel, self._out
         span, half = max(timer_s // 8, 1), min(timer_s, self.long_s) // 2
         latest, count, end = second + half, self._count, second + timer_s
         for key in keys:
@@ -108,7 +108,7 @@ class Planted:
         It is due again at half of what is left: it may be told anew until then.
         """
         self._out.discard(key)
-        end = self._ends.setdefault(key, self._at)
+        end = self.ends.setdefault(key, self._at)
         left_s = end - self._at
         self._put(key, self._at + left_s // 2 if left_s > GONE_S else end + GONE_S)
 
@@ -118,15 +118,15 @@ class Planted:
         self._own.planted.pop(plain, None)
         if key in self._out:
             self._out.discard(key)
-            del self._ends[key]
-        elif key in self._ends:
-            self._ends[key] = 0  # an entry that is found now is none of ours
+            del self.ends[key]
+        elif key in self.ends:
+            self.ends[key] = 0  # an entry that is found now is none of ours
         if self._zoned:
             self._zoned.pop(plain, None)
 
     def due(self, now: float) -> Iterator[bytes]:
         """The keys whose time has come; each is told once, and to be noted again."""
-        bodies, ends, second = self.get, self._ends, int(now)
+        bodies, ends, second = self.get, self.ends, int(now)
         if not self._at:
             self._at = min(self._wheel, default=second)
         while self._at <= second:
@@ -146,11 +146,11 @@ class Planted:
 
     def ended(self, key: bytes, now: float) -> bool:
         """Has its timer run out, so that the kernel has ended it by now?"""
-        return self._ends.get(key, 0) <= now
+        return self.ends.get(key, 0) <= now
 
     def lives(self, key: bytes, held: bytes, now: float, took_s: float) -> bool:
         """Has a packet of it been here? `held` is what the kernel showed just now."""
-        left_s, end = timeout_of(held), self._ends.get(key)
+        left_s, end = timeout_of(held), self.ends.get(key)
         if key[6] == _EXPECTATION or left_s is None or end is None:
             return False
         if self.timer_s(key, held) > self.long_s:
@@ -165,14 +165,14 @@ class Planted:
         """
         if self.get(key) is not None:
             return True
-        return key in self._ends and not self.lives(key, held, now, 0.0)
+        return key in self.ends and not self.lives(key, held, now, 0.0)
 
     def clear(self) -> dict[bytes, bytes]:
         """Nothing is planted any more; what was, by key."""
         planted = {self.name(k): body for k, body in self._own.planted.items()}
         self._own.planted.clear()
         self._zoned.clear()
-        self._ends.clear()
+        self.ends.clear()
         self._out.clear()
         self._wheel.clear()
         self._at = 0

@@ -5,7 +5,7 @@ nobody waits for ever. What is missing makes a node unready for a bounded time; 
 that is over it is ready although something is missing, and says what.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from syncd.flows.digest import BUCKETS
 from syncd.replication.peer import Peer, PeerState
@@ -14,9 +14,14 @@ from syncd.replication.peer import Peer, PeerState
 class Readiness:
     """How long this node has been waiting for what."""
 
-    __slots__ = ("_started_at", "_waiting_since", "overdue", "silence_s", "timeout_s")
+    __slots__ = (
+        *("_started_at", "_waiting_since", "beside", "overdue", "silence_s"),
+        "timeout_s",
+    )
 
     def __init__(self, now: float, silence_s: float, timeout_s: float) -> None:
+        # What else is missing: a warm standby may be behind with its own kernel.
+        self.beside: Callable[[float], str] = _nothing
         self.silence_s = silence_s
         self.timeout_s = timeout_s
         self.overdue = False  # is the waiting time over?
@@ -44,6 +49,8 @@ class Readiness:
             if peer.state is PeerState.REFUSED and now - peer.heard_at < self.silence_s
         ]
         reasons = refused + [found for peer in known if (found := _lacking(peer))]
+        if behind := self.beside(now):
+            reasons.append(behind)
         alone = not any(peer.live for peer in known)
         if alone and not reasons and now - self._started_at < self.silence_s:
             return "no peer was heard yet"
@@ -64,3 +71,7 @@ def _lacking(peer: Peer) -> str:
     if differing:
         return f"{peer.name} differs in {differing} of {BUCKETS} buckets"
     return f"{peer.name} is not verified"
+
+
+def _nothing(_now: float) -> str:
+    return ""

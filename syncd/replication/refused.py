@@ -4,8 +4,8 @@ In: keys with the reason. Out: keys whose time has come. The rule: what found th
 full waits for room, in order; anything else for a time that grows with each try.
 """
 
-from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 
 from syncd.flows.commit import BATCH_MESSAGES, TABLE_FULL
 
@@ -22,10 +22,15 @@ class Refused:
         self._tries: dict[bytes, int] = {}
         self._retries: dict[int, list[bytes]] = {}  # by the second
         self._at = 0
-        self._crowded: deque[bytes] = deque()  # these found the table full
+        self._crowded: dict[bytes, None] = {}  # these found the table full
 
     def __contains__(self, key: bytes) -> bool:
         return key in self.reasons
+
+    @property
+    def crowded(self) -> int:
+        """How many wait for room."""
+        return len(self._crowded)
 
     def counts(self) -> dict[str, int]:
         """How many records, by reason."""
@@ -38,7 +43,7 @@ class Refused:
         """The kernel does not take it, for this reason."""
         self.reasons[key] = reason
         if reason == TABLE_FULL:
-            self._crowded.append(key)
+            self._crowded[key] = None
             return
         tries = self._tries[key] = self._tries.get(key, 0) + 1
         wait_s = min(FIRST_RETRY_S * 4 ** min(tries - 1, 8), LAST_RETRY_S)
@@ -52,6 +57,7 @@ class Refused:
         """It was taken, or nobody tells it any more."""
         self.reasons.pop(key, None)
         self._tries.pop(key, None)
+        self._crowded.pop(key, None)
 
     def due(self, room: int | None, now: float) -> Iterator[bytes]:
         """The keys to try now; `room` is that of the kernel's table, if it is known."""
@@ -61,8 +67,9 @@ class Refused:
             yield from self._retries.pop(self._at, ())
             self._at += 1
         fitting = BATCH_MESSAGES if room is None else min(room, BATCH_MESSAGES)
-        for _ in range(min(len(self._crowded), fitting)):
-            yield self._crowded.popleft()
+        for key in list(islice(self._crowded, max(fitting, 0))):
+            del self._crowded[key]
+            yield key
 
     def all(self) -> Iterator[bytes]:
         """Every key, to be tried at once; the waiting times begin anew."""

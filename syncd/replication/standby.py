@@ -13,8 +13,7 @@ one as long as he has time. The rules (docs/adr/0012):
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from syncd.flows import restore
 from syncd.flows.commit import BATCH_MESSAGES, TABLE_FULL
@@ -27,16 +26,18 @@ from syncd.flows.reader import RecordReader
 from syncd.flows.record import EXPECTATION, status_of, without_timeout
 from syncd.flows.triage import triage
 from syncd.replication.closing import Closing
+from syncd.replication.findings import Findings
 from syncd.replication.former import Former
 from syncd.replication.forwarding import Forwarding
+from syncd.replication.gleaning import Gleaning
+from syncd.replication.lag import BEHIND_S, Lag
 from syncd.replication.peer import Peer, PeerState
 from syncd.replication.refused import FIRST_RETRY_S, Refused
 from syncd.replication.roles import PRIMARY, Roles
 from syncd.replication.steps import Step, Task, WarmCounts
 from syncd.replication.told import Told, holds_until, told_of
 
-_GLEANED_AT_ONCE = 4096
-_GLEAN_INTERVAL_S = 0.1
+_IN_HAND_LIMIT = 8192  # of changes that wait, to say what is missing beside them
 _LEFT_S = 2  # in which a flow that ended here mostly ends at the peer too
 _AWAITED_S = 5  # between two looks at what a restarted primary may have lost
 
@@ -77,8 +78,9 @@ class Standby:
         self._unalterable: dict[bytes, bytes] = {}  # shown last, and set right since
         self._found_otherwise: set[bytes] = set()  # in a bed, as the kernel shows it
         self._former = Former(node, own, peers, roles)
-        self._gleaning: Iterator[bytes] = iter(())
-        self._gleaned_at = 0.0
+        self._gleaning = Gleaning(own, peers, self.register, self.refused)
+        self._lag = Lag()
+        self.findings = Findings()
         self.adopting: dict[bytes, bytes] = {}  # planted, and about to become own
         self.ended_early: list[bytes] = []  # of these, by their peer
 
@@ -96,14 +98,7 @@ class Standby:
     @property
     def idle(self) -> bool:
         """Is there nothing to be done now?"""
-        return not (
-            self._touched
-            or self._sorting
-            or self._looks
-            or self._deletes
-            or self._beds
-            or self._forwarding
-        )
+        return not (self.waiting or self._beds or self._forwarding)
 
     # What there is to be done
 
@@ -112,7 +107,7 @@ class Standby:
         for peer in self._peers.values():
             self._follow(peer)
         if self._former.look(now):
-            self._gleaned_at = now  # they are looked through at once
+            self._gleaning.at = now  # they are looked through at once
         self._touched.update(self._closing.due(now))
         if self._own.uprooted:
             uprooted = list(map(self.register.name, self._own.take_uprooted()))
@@ -123,11 +118,39 @@ class Standby:
             if self._told(key) is not None:  # it ended here, and lives on there
                 self.refused.retry(key, int(now) + _LEFT_S)
         self._touched.update(self.refused.due(self.room, now))
-        self._glean(now)
+        touched, looks = self._gleaning.look(self._former.bodies, self.adopting, now)
+        self._touched.update(touched)
+        self._looks.extend(looks)
+        self._lag.look(self.rounds, idle=self.idle, now=now)
+
+    def lacking(self, now: float) -> str:
+        """What this kernel should hold by now and does not, or nothing."""
+        if crowded := self.refused.crowded:
+            return f"this kernel's table has no room for {crowded} copies"
+        if not self.idle and self._lag.seconds(now) >= BEHIND_S:
+            return f"{self.waiting} changes of peers are not in this kernel yet"
+        if not self._lag.known and any(len(p.flows) for p in self._peers.values()):
+            return "what peers tell is not in this kernel yet"
+        return ""
 
     def audit(self, keys: Iterable[bytes]) -> None:
         """These copies are to be looked at, whether they are due or not."""
         self._looks.extend(keys)
+
+    def told(self) -> Iterator[bytes]:
+        """The keys of all that peers tell."""
+        return self._gleaning.all_told()
+
+    def miss(self, keys: Collection[bytes], now: float) -> None:
+        """Of these keys that peers tell, plant those that were lost sight of."""
+        if self.waiting > _IN_HAND_LIMIT:
+            return  # nobody can tell
+        hand = {*self._touched, *self._sorting}
+        for bed in self._beds.values():
+            hand.update(record[0] for record in bed.fresh)
+        for key in self._gleaning.missing(keys, hand, self.wants, now):
+            self.findings.note(key)
+            self._touched.add(key)
 
     def next_step(self, now: float) -> Step | None:
         """The next batch; None if there is nothing to be done."""
@@ -348,6 +371,7 @@ class Standby:
                 register.forget(key)
                 if told is not None:
                     self.counts.replanted += 1
+                    self.findings.note(key)
                     self._touched.add(key)
             elif (
                 record[1][: len(key)] != key[: len(record[1])]
@@ -401,6 +425,7 @@ class Standby:
         if len(done) + len(refused) < len(plan.records):  # what did we make of these?
             self.advanced([record[0] for record in plan.records if record[0] in own])
         self.register.note(done, plan.timer_s, now)
+        self.findings.right(done)
         counts.created += result.created
         counts.updated += result.updated
         counts.refreshed += result.unchanged
@@ -424,6 +449,7 @@ class Standby:
             shown = without_timeout(held)
             if self._unalterable.get(key) != shown:  # the kernel takes no more of it
                 self._found_otherwise.add(key)
+                self.findings.note(key)
                 self._unalterable[key] = shown
         bed = self._bed(key, body)
         if key[6] == EXPECTATION:
@@ -439,35 +465,6 @@ class Standby:
         if peer.flows.touched is not self._touched:
             peer.flows.touched = peer.expectations.touched = self._touched
             self._touched.update(peer.flows.bodies, peer.expectations.bodies)
-
-    def _glean(self, now: float) -> None:
-        """Now and then go through what the peers tell: nothing may be missing here."""
-        if now < self._gleaned_at:
-            return
-        own, adopting, register = self._own, self.adopting, self.register
-        former, count = self._former.bodies, 0
-        for key in islice(self._gleaning, _GLEANED_AT_ONCE):
-            count += 1
-            if register.get(key) is not None:
-                if register.ended(key, now + register.late_s):
-                    self._looks.append(key)  # it was lost sight of
-            elif key in adopting or key in self.refused:
-                continue
-            elif key in own.flows.bodies:
-                if former.get(key) is own.flows.bodies[key]:
-                    self._touched.add(key)
-            elif key not in own.expectations.bodies:
-                self._touched.add(key)
-        if count:
-            self._gleaned_at = now + _GLEAN_INTERVAL_S
-        else:
-            self._gleaning = self._all_told()
-            self._gleaned_at = now + register.late_s
-
-    def _all_told(self) -> Iterator[bytes]:
-        for peer in tuple(self._peers.values()):
-            for table in (peer.flows, peer.expectations):
-                yield from tuple(table.bodies)
 
     # A promotion
 

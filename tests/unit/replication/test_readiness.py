@@ -67,6 +67,20 @@ def test_nobody_waits_for_ever_and_nobody_is_silent_about_it() -> None:
     assert b.lacking == ""
 
 
+def test_who_is_behind_with_its_own_kernel_is_not_ready() -> None:
+    talk = Talk("a", "b", settings=PATIENT)
+    talk.run(2)
+    b = talk.engines["b"]
+    assert is_ready(b)
+    b.readiness.beside = lambda _now: "three copies"
+    talk.run(1)
+    assert not is_ready(b)
+    assert b.lacking == "three copies"
+    talk.run(20, step_s=0.05)
+    assert is_ready(b)
+    assert b.lacking == "three copies"
+
+
 def test_a_peer_that_died_before_it_was_heard_in_full_leaves_a_node_half_empty() -> (
     None
 ):
