@@ -2,7 +2,8 @@
 
 In: the peers' tables, what is planted, own and refused. Out: keys that were lost sight
 of, to be touched or looked at. The rule: this makes up for what went wrong elsewhere,
-so it never hurries, unless somebody asks.
+so it never hurries, unless somebody asks. It begins anew when a lost peer is back: of
+what it tells as before, some copies have run out meanwhile.
 """
 
 from collections.abc import Callable, Collection, Container, Iterator, Mapping
@@ -10,7 +11,7 @@ from itertools import islice
 
 from syncd.flows.own import Own
 from syncd.flows.planted import Planted
-from syncd.replication.peer import Peer
+from syncd.replication.peer import Peer, PeerState
 from syncd.replication.refused import Refused
 from syncd.replication.told import holds_until, told_of
 
@@ -21,7 +22,9 @@ _INTERVAL_S = 0.1
 class Gleaning:
     """Of one warm standby."""
 
-    __slots__ = ("_keys", "_own", "_peers", "_refused", "_register", "at")
+    __slots__ = (
+        *("_keys", "_lost", "_own", "_peers", "_refused", "_register", "_urgent", "at"),
+    )
 
     def __init__(
         self,
@@ -36,17 +39,58 @@ class Gleaning:
         self._register = register
         self._refused = refused
         self._keys: Iterator[bytes] = iter(())
+        self._lost: set[str] = set()  # peers that have not come back in step
+        self._urgent = False  # is a promotion to wait for this round?
 
     def look(
         self, former: Mapping[bytes, bytes], adopting: Container[bytes], now: float
     ) -> tuple[list[bytes], list[bytes]]:
         """The next keys to touch, and to look at."""
+        if self._is_back():
+            self._keys, self._urgent, self.at = self.all_told(), True, now
+        if now < self.at:
+            return [], []
+        touched, looks, count = self._portion(former, adopting, now, _AT_ONCE)
+        if count:
+            self.at = now + _INTERVAL_S
+        else:
+            self._keys, self._urgent = self.all_told(), False
+            self.at = now + self._register.late_s
+        return touched, looks
+
+    def hurry(
+        self, former: Mapping[bytes, bytes], adopting: Container[bytes], now: float
+    ) -> tuple[list[bytes], list[bytes]]:
+        """All that is left of a round that matters now."""
+        if not self._urgent:
+            return [], []
+        self._urgent = False
+        touched, looks, _ = self._portion(former, adopting, now, None)
+        return touched, looks
+
+    def _is_back(self) -> bool:
+        """Is a peer in step again that was lost?"""
+        back = False
+        for peer in self._peers.values():
+            if not peer.live:
+                self._lost.add(peer.name)
+            elif peer.name in self._lost and peer.state is PeerState.IN_STEP:
+                self._lost.discard(peer.name)
+                back = True
+        return back
+
+    def _portion(
+        self,
+        former: Mapping[bytes, bytes],
+        adopting: Container[bytes],
+        now: float,
+        limit: int | None,
+    ) -> tuple[list[bytes], list[bytes], int]:
+        """Keys to touch, keys to look at, and how many were looked through."""
+        own, register, count = self._own, self._register, 0
         touched: list[bytes] = []
         looks: list[bytes] = []
-        if now < self.at:
-            return touched, looks
-        own, register, count = self._own, self._register, 0
-        for key in islice(self._keys, _AT_ONCE):
+        for key in islice(self._keys, limit):
             count += 1
             if register.get(key) is not None:
                 if register.ended(key, now + register.late_s):
@@ -58,12 +102,7 @@ class Gleaning:
                     touched.append(key)
             elif key not in own.expectations.bodies:
                 touched.append(key)
-        if count:
-            self.at = now + _INTERVAL_S
-        else:
-            self._keys = self.all_told()
-            self.at = now + register.late_s
-        return touched, looks
+        return touched, looks, count
 
     def all_told(self) -> Iterator[bytes]:
         """The keys of everything that is told, as it is when its table's turn comes."""

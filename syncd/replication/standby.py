@@ -118,9 +118,7 @@ class Standby:
             if self._told(key) is not None:  # it ended here, and lives on there
                 self.refused.retry(key, int(now) + _LEFT_S)
         self._touched.update(self.refused.due(self.room, now))
-        touched, looks = self._gleaning.look(self._former.bodies, self.adopting, now)
-        self._touched.update(touched)
-        self._looks.extend(looks)
+        self._take(self._gleaning.look(self._former.bodies, self.adopting, now))
         self._lag.look(self.rounds, idle=self.idle, now=now)
 
     def lacking(self, now: float) -> str:
@@ -291,6 +289,12 @@ class Standby:
         self._touched.update(self._own.take_left())
         self._touched.update(self.refused.all())
         self._touched.update(self._closing.hurry())
+        self._take(self._gleaning.hurry(self._former.bodies, self.adopting, self._now))
+
+    def _take(self, found: tuple[list[bytes], list[bytes]]) -> None:
+        """These keys are to be touched, those to be looked at."""
+        self._touched.update(found[0])
+        self._looks.extend(found[1])
 
     def _create(self, key: bytes, body: bytes, now: float) -> None:
         if self.room is not None:

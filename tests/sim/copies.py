@@ -51,7 +51,7 @@ def wrong_copies(node: "SimulatedNode") -> str:
         facts = flow_facts(key, told[1])
         entry = kernel.flows.get(key)
         if entry is None or entry.hidden:
-            if key in standby.refused and _cannot_be(kernel, facts):
+            if is_refused(node, key, facts):
                 continue
             return f"{node.name}'s kernel lacks {key.hex()} of {told[0].name}"
         if standby.register.get(key) is None:
@@ -109,6 +109,16 @@ def wrong_rest(node: "SimulatedNode") -> str:
         if told is not None and not node.watch.was_adopted(node.name, key):
             return f"{node.name} takes its copy of {key.hex()} for its own"
     return ""
+
+
+def is_refused(node: "SimulatedNode", key: bytes, facts: Facts) -> bool:
+    """Does this kernel refuse the copy, and for a reason?"""
+    warm = node.warm
+    return (
+        warm is not None
+        and key in warm.standby.refused
+        and _cannot_be(node.kernel, facts)
+    )
 
 
 def _cannot_be(kernel: ModelKernel, facts: Facts) -> bool:

@@ -3,11 +3,13 @@
 Each of these was found by the simulation (docs/testing.md).
 """
 
+import pytest
 from syncd.flows.record import CANONICAL, END, NEW, Record
+from syncd.replication.peer import PeerState
 from syncd.replication.steps import Task
 
 from tests.unit.replication.talk import flow_body, flow_key
-from tests.unit.replication.test_standby import Scene, keys
+from tests.unit.replication.test_standby import LONG_S, Scene, keys
 from tests.unit.replication.warm_kernel import IDENT
 
 _MASK = CANONICAL | 1 << 2 | 1 << 3 | 1 << 7
@@ -38,3 +40,24 @@ def test_what_is_brought_forward_is_looked_up_when_the_kernel_has_done_it() -> N
     assert not scene.own.lookups
     scene.standby.advanced(step.keys)
     assert list(scene.own.lookups) == [flow_key(1)]
+
+
+@pytest.mark.parametrize("promoting", [False, True])
+def test_what_ran_out_while_a_peer_was_lost_comes_back_with_him(
+    *, promoting: bool
+) -> None:
+    """Seed 4022861: he tells it as before, so nothing had touched it."""
+    scene = Scene()
+    scene.tell(1, seconds=30)
+    scene.work()
+    scene.peer.state = PeerState.LOST
+    scene.peer.heard_at = scene.kernel.now
+    scene.run(2 * LONG_S)
+    assert not scene.held
+    scene.peer.state = PeerState.IN_STEP
+    scene.peer.heard_at = scene.kernel.now
+    if promoting:
+        scene.standby.look(scene.kernel.now)
+        scene.standby.hurry()
+    scene.run(1.0, 0.5)
+    assert scene.held == keys(1)
