@@ -160,7 +160,8 @@ class Warm:
             plan = step.plan
             while (batch := plan.next_batch()) is not None:
                 plan.report(batch, *(await errands.run(batch.messages)))
-            standby.planted(plan, time.monotonic())
+            now = time.monotonic()
+            standby.planted(plan, now, now - begin)
             if plan.strangers:
                 self._listener.drain()  # they are looked up there
         elif step.task is Task.LOOK:

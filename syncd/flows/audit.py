@@ -151,7 +151,7 @@ class Audit:
         own = self._own
         _, key, body, ident, mask = record
         old = own.flows.bodies.get(key)
-        if key in own.planted:
+        if key in own.planted or key in own.sown:
             return
         if not self._accepts(key, body):
             if old is not None:

@@ -14,6 +14,7 @@ cdef class Own:
     cdef public dict lookups, planted, uprooted
     cdef public list ended
     cdef public RollCall roll
+    cdef public set sown
     cdef public Py_ssize_t ignored
     cdef ZonedKeys _zoned
     cdef set _announcing, _doubted, _told_expectations

@@ -80,6 +80,7 @@ class Own:
         "lookups",
         "planted",
         "roll",
+        "sown",
         "uprooted",
         "wildcards",
     )
@@ -93,6 +94,7 @@ class Own:
         self.ended: list[End] | None = None
         # Of expectations as the kernel names them: without a zone.
         self.planted: dict[bytes, bytes] = {}  # key -> body as it was written
+        self.sown: set[bytes] = set()  # being planted: a dump may show them already
         self.uprooted: dict[bytes, None] = {}  # planted once, now without an entry
         self.roll = RollCall()  # of the planted, for the dump that is going on
         self._zoned = ZonedKeys()
@@ -289,7 +291,7 @@ class Own:
         """Take a part of a dump of either kind, flows first."""
         planted = self.planted
         for record in records:
-            if planted and record[1] in planted:
+            if (planted and record[1] in planted) or record[1] in self.sown:
                 self.roll.saw(record[1])
             elif record[0] == DUMP:
                 if record[1] in self._doubted or not self.flows.fill(record):

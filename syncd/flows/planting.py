@@ -25,7 +25,9 @@ from syncd.flows.record import (
     CTA_PROTOINFO_TCP_WSCALE_ORIGINAL,
     CTA_PROTOINFO_TCP_WSCALE_REPLY,
     EXPECTATION,
+    FLOW,
     Record,
+    plain_key,
     status_of,
 )
 from syncd.flows.restore import same_content
@@ -100,6 +102,9 @@ class PlantingPlan(CommitPlan):
         self.strangers: list[bytes] = []
         self._own = own.flows.bodies
         self._is_copy = is_copy
+        own.sown.update(
+            [key if key[6] == FLOW else plain_key(key) for key, _, _ in bed.fresh]
+        )
 
     def _updates(self) -> Batch:
         differing = self._differing

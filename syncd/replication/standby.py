@@ -39,6 +39,7 @@ from syncd.replication.told import Told, holds_until, told_of
 
 _IN_HAND_LIMIT = 8192  # of changes that wait, to say what is missing beside them
 _LEFT_S = 2  # in which a flow that ended here mostly ends at the peer too
+_SURE_S = 1.0  # so long a batch may take; else the daemon was stopped meanwhile
 _AWAITED_S = 5  # between two looks at what a restarted primary may have lost
 
 
@@ -344,6 +345,7 @@ class Standby:
 
     def again(self, step: Step, now: float) -> None:
         """The step could not be carried out."""
+        self._own.sown.clear()
         if step.task is Task.DELETE:
             self._ended.update(step.keys)
         if step.task in (Task.DELETE, Task.LOOK):
@@ -416,9 +418,10 @@ class Standby:
         """The kernel was asked to change these own flows: it says what they are now."""
         self._own.lookups.update(dict.fromkeys(keys))
 
-    def planted(self, plan: PlantingPlan, now: float) -> None:
+    def planted(self, plan: PlantingPlan, now: float, took_s: float = 0.0) -> None:
         """The plan was carried out."""
         counts, result, refused = self.counts, plan.result, plan.refused
+        self._own.sown.clear()
         own, more = self._own.flows.bodies, self._own.expectations.bodies
         done = [
             record[:2]
@@ -429,6 +432,9 @@ class Standby:
         if len(done) + len(refused) < len(plan.records):  # what did we make of these?
             self.advanced([record[0] for record in plan.records if record[0] in own])
         self.register.note(done, plan.timer_s, now)
+        if took_s > _SURE_S:  # when were they written? Their timers have to be known
+            for key, body in done:
+                self._repair(key, body, body)
         self.findings.right(done)
         counts.created += result.created
         counts.updated += result.updated

@@ -4,31 +4,25 @@ Flows come from real packets on the first node; what is in the second node's way
 there by conntrack(8) or by request. The judge is the independent reader.
 """
 
-import socket
-import struct
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 import pytest
 
-from tests.kernel import cluster, mixture, reader
+from tests.kernel import cluster, fillers, mixture, reader
 from tests.kernel.cluster import Cluster, Node
-from tests.lab import Lab, inside, run_in, sysctl
+from tests.lab import Lab, run_in
 
 pytestmark = pytest.mark.kernel
 
 FLOWS, ROOM = 500, 200
-# What fills the table is of no interest to the daemons.
-IGNORED = '[filter]\naddresses = { ignore = ["127.0.0.0/8"] }\n'
 _LIMIT = Path("/proc/sys/net/netfilter/nf_conntrack_max")
-_BATCH = 400
 
 
 @pytest.fixture
 def pair(lab: Lab, tmp_path: Path, standby: str) -> Iterator[tuple[Node, Node]]:
     """Two nodes in step, the first one with flows of all kinds."""
-    made = Cluster(lab, tmp_path, more=IGNORED, standby=standby)
+    made = Cluster(lab, tmp_path, more=fillers.IGNORED, standby=standby)
     first, second = made.nodes
     roads = [
         mixture.Roads(lab, node.namespace, f"far-{node.name}") for node in made.nodes
@@ -44,67 +38,12 @@ def pair(lab: Lab, tmp_path: Path, standby: str) -> Iterator[tuple[Node, Node]]:
             road.close()
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
-    size = 4 + len(value)
-    return struct.pack("=HH", size, kind) + value + bytes(-size % 4)
-
-
-def _filler(number: int) -> bytes:
-    """The request that creates an assured UDP flow."""
-    here, there = struct.pack(">I", 0x7F010000 + (number >> 8)), b"\x7f\x00\x00\x02"
-    ports = (1024 + (number & 0xFF), 9)
-    body = struct.pack("=BBH", 2, 0, 0)
-    for kind, ends, sides in (
-        (1, (here, there), ports),
-        (2, (there, here), ports[::-1]),
-    ):
-        address = b"".join(_attribute(i, end) for i, end in enumerate(ends, 1))
-        proto = _attribute(1, b"\x11") + b"".join(
-            _attribute(i, struct.pack(">H", side)) for i, side in enumerate(sides, 2)
-        )
-        both = _attribute(0x8001, address) + _attribute(0x8002, proto)
-        body += _attribute(0x8000 | kind, both)
-    body += _attribute(3, struct.pack(">I", 0xE)) + _attribute(
-        7, struct.pack(">I", 900)
-    )
-    return struct.pack("=IHHII", 16 + len(body), 0x100, 0x601, 1, 0) + body
-
-
-def _fillers(count: int) -> Iterator[bytes]:
-    """So many requests, all cut from one: address and port stand in two places."""
-    model = _filler(0)
-    address, port = struct.pack(">I", 0x7F010000), struct.pack(">H", 1024)
-    parts = []
-    for mark in (address, port, address, port):
-        part, _, model = model.partition(mark)
-        parts.append(part)
-    one, two, three, four = parts
-    for number in range(count):
-        address = struct.pack(">I", 0x7F010000 + (number >> 8))
-        port = struct.pack(">H", 1024 + (number & 0xFF))
-        yield b"".join((one, address, two, port, three, address, four, port, model))
-
-
-def _fill(namespace: str, room: int) -> int:
-    """Fill the table until there is room for so many more; its limit."""
-    limit = int(sysctl(namespace, "net.netfilter.nf_conntrack_max"))
-    count = int(sysctl(namespace, "net.netfilter.nf_conntrack_count"))
-    with inside(namespace):
-        asking = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
-    with asking:
-        asking.bind((0, 0))
-        fillers = _fillers(limit - count - room)
-        while batch := b"".join(islice(fillers, _BATCH)):
-            asking.send(batch)
-    return limit
-
-
 def _living(node: Node) -> reader.Rows:
     """The node's flows but for those that fill its table."""
     return dict(
         reader.flow_row(message)
         for message in reader.dump(node.namespace)
-        if message[32:34] != b"\x7f\x01"
+        if not fillers.is_filler(message)
     )
 
 
@@ -115,7 +54,7 @@ def test_a_full_table_is_one_clear_error_and_the_counts_are_right(
 ) -> None:
     first, second = pair
     wanted = first.kernel()
-    _fill(second.namespace, ROOM)
+    fillers.fill(second.namespace, ROOM)
     done = second.command("commit")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1, done.stderr

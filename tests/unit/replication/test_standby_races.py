@@ -4,13 +4,14 @@ Each of these was found by the simulation (docs/testing.md).
 """
 
 import pytest
+from syncd.flows.audit import Audit
 from syncd.flows.record import CANONICAL, END, NEW, Record
 from syncd.replication.peer import PeerState
 from syncd.replication.steps import Task
 
 from tests.unit.replication.talk import flow_body, flow_key
 from tests.unit.replication.test_standby import LONG_S, Scene, keys
-from tests.unit.replication.warm_kernel import IDENT
+from tests.unit.replication.warm_kernel import IDENT, records
 
 _MASK = CANONICAL | 1 << 2 | 1 << 3 | 1 << 7
 
@@ -61,3 +62,44 @@ def test_what_ran_out_while_a_peer_was_lost_comes_back_with_him(
         scene.standby.hurry()
     scene.run(1.0, 0.5)
     assert scene.held == keys(1)
+
+
+def test_a_dump_that_shows_what_is_being_planted_does_not_make_it_own() -> None:
+    scene = Scene()
+    scene.tell(1)
+    scene.standby.look(scene.kernel.now)
+    step = scene.standby.next_step(scene.kernel.now)
+    assert step is not None
+    assert step.plan is not None
+    scene.own.begin_dump()
+    for batch in iter(step.plan.next_batch, None):
+        step.plan.report(batch, *scene.kernel.answer(batch.messages))
+    shown = records(scene.kernel)
+    scene.own.fill(shown)  # a thread waits for the answers meanwhile
+    audit = Audit(scene.own, lambda _key, _body: True)
+    audit.compare(shown)
+    audit.judge([flow_key(1)], {flow_key(1): shown[0]}, scene.kernel.now)
+    scene.standby.planted(step.plan, scene.kernel.now)
+    scene.own.end_dump(scene.kernel.now)
+    assert not scene.own.flows.bodies
+    assert set(scene.own.planted) == keys(1)
+    assert not scene.own.sown
+
+
+def test_copies_written_while_the_daemon_was_stopped_are_still_copies() -> None:
+    scene = Scene()
+    scene.tell(1)
+    scene.standby.look(scene.kernel.now)
+    step = scene.standby.next_step(scene.kernel.now)
+    assert step is not None
+    assert step.plan is not None
+    for batch in iter(step.plan.next_batch, None):
+        step.plan.report(batch, *scene.kernel.answer(batch.messages))
+    scene.kernel.now += 10
+    scene.standby.planted(step.plan, scene.kernel.now, 10.0)
+    scene.work()
+    scene.end(1)
+    scene.run(1)
+    assert scene.standby.counts.alive == 0
+    assert not scene.held
+    assert not scene.own.flows.bodies
