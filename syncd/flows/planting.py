@@ -7,7 +7,7 @@ known to be a copy is a stranger, most likely a flow that began just now: it is 
 alone, and somebody has to ask what it is.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from struct import Struct
 
 from syncd.errors import RecordError
@@ -29,6 +29,7 @@ from syncd.flows.record import (
     Record,
     plain_key,
     status_of,
+    without_timeout,
 )
 from syncd.flows.restore import same_content
 from syncd.flows.steps import Verb
@@ -66,8 +67,15 @@ class Bed:
         self.held: list[bytes] = []
         self.differing: list[tuple[TimedRecord, bytes]] = []  # it holds another state
 
-    def leave_out(self, own: Mapping[bytes, bytes]) -> None:
-        """These have become own since they were put here: they are left alone."""
+    def leave_out(self, owner: Own, masks: Masks) -> None:
+        """What has become own is left alone, what differs beside the masks is noted."""
+        own = owner.flows.bodies
+        if not masks.whole:
+            self.differing = [
+                (record, held)
+                for record, held in self.differing
+                if not _noted(record, held, owner.planted, masks)
+            ]
         if own:
             known = zip(self.known, self.held, strict=True)
             kept = [pair for pair in known if pair[0][0] not in own]
@@ -95,6 +103,15 @@ class PlantingPlan(CommitPlan):
         self.records = [*bed.fresh, *bed.known, *[pair[0] for pair in bed.differing]]
         self._known, self._known_held = bed.known, bed.held
         self._differing = bed.differing
+        if not tools.masks.whole:
+            mask = tools.masks.body
+            self._known = list(tools.masks.restored(bed.known))
+            pairs = zip(bed.known, bed.held, strict=True)
+            self._known_held = [mask(record[0], held) for record, held in pairs]
+            self._differing = [
+                ((key, mask(key, body), elapsed_s), mask(key, held))
+                for (key, body, elapsed_s), held in bed.differing
+            ]
         self.timer_s = tools.timer_s
         self.refused: dict[bytes, str] = {}  # key -> reason
         self._restorer = tools.restorer
@@ -141,6 +158,18 @@ class PlantingPlan(CommitPlan):
     def _found_some(self, batch: Batch, replies: Sequence[tuple[int, bytes]]) -> None:
         for index, reply in replies:
             self._found(Attempt(batch.records[index], Verb.LOOK_UP), reply)
+
+
+def _noted(
+    record: TimedRecord, held: bytes, planted: dict[bytes, bytes], masks: Masks
+) -> bool:
+    """Is a copy as it is told now, but for what is not planted? Then that is noted."""
+    key, body, _ = record
+    now, then = masks.body(key, body), masks.body(key, held)
+    if key not in planted or without_timeout(now) != without_timeout(then):
+        return False
+    planted[key] = body
+    return True
 
 
 def deletes(keys: Sequence[bytes]) -> list[bytes]:

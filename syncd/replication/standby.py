@@ -179,7 +179,7 @@ class Standby:
         if tools is None:
             tools = self._tools[kind] = Tools(*kind)
         own, bed = self._own, self._beds.pop(place)
-        bed.leave_out(own.flows.bodies)
+        bed.leave_out(own, self.masks)
         plan = PlantingPlan(bed, own, self._is_copy, tools)
         return Step(Task.PLANT, plan=plan)
 
@@ -188,7 +188,8 @@ class Standby:
 
     def _sort(self, now: float) -> None:
         """What the next touched keys ask for."""
-        keys = self._next_keys()
+        count = min(len(self._sorting), BATCH_MESSAGES)
+        keys = [self._sorting.popleft() for _ in range(count)]
         sole = self._sole_teller()
         if sole is not None:
             keys = self._sort_out(keys, sole, now)
@@ -213,10 +214,6 @@ class Standby:
                     self._create(key, told[1], now)
             elif held != told[1]:
                 self._change(key, held, told[1], now)
-
-    def _next_keys(self) -> list[bytes]:
-        take = self._sorting.popleft
-        return [take() for _ in range(min(len(self._sorting), BATCH_MESSAGES))]
 
     def _sole_teller(self) -> Peer | None:
         """The live peer that alone has told anything, while there is room for all."""
@@ -408,8 +405,7 @@ class Standby:
         forget, unalterable = self.register.forget, self._unalterable
         for key in keys:
             forget(key)
-            if unalterable:
-                unalterable.pop(key, None)
+            unalterable.pop(key, None)
         if touched is not None:  # what a dump has shown of them is old
             touched.update(keys)
         self.counts.deleted += len(keys)

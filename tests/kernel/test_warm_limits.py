@@ -276,3 +276,57 @@ def test_an_own_flow_in_the_way_of_a_copy_is_left_alone(
             run_in(second.namespace, "conntrack", "-D", "-m", word)
         second.command("verify")  # who asks does not wait for the next trial
         _wait_until_alike(first, second)
+
+
+@pytest.mark.parametrize(
+    ("words", "mark_mask", "label_mask"),
+    [
+        ("mark_mask = 0xff\nlabels = false\n", 0xFF, 0),
+        ('mark_mask = 0xffff00ff\nlabel_mask = "0x20"\n', 0xFFFF00FF, 1 << 5),
+    ],
+)
+def test_copies_have_no_bits_of_marks_and_labels_but_those_of_the_masks(
+    lab: Lab, tmp_path: Path, words: str, mark_mask: int, label_mask: int
+) -> None:
+    def masked(row: reader.Row) -> reader.Row:
+        mark, labels = row["mark"], row["labels"]
+        assert isinstance(mark, int)
+        assert isinstance(labels, str)
+        kept = int.from_bytes(bytes.fromhex(labels), "little") & label_mask
+        mine = {"mark": mark & mark_mask, "labels": kept.to_bytes(16, "little").hex()}
+        return row | mine
+
+    def wrong() -> list[str]:
+        wanted = {key: masked(row) for key, row in first.kernel().items()}
+        return reader.differences(wanted, second.kernel(), reader.as_committed)
+
+    def set_marks(node: Node, mark: str) -> None:
+        plain = ("-p", "udp", "-s", "10.30.0.0/16")
+        run_in(node.namespace, "conntrack", "-U", *plain, "-m", mark)
+
+    def written() -> int:
+        counts = _warm(second)
+        return int(counts["created"] + counts["updated"] + counts["repaired"])
+
+    with _pair(lab, tmp_path, WARM + "[commit]\n" + words) as (first, second, roads):
+        mixture.play(roads[0], first.namespace, mixture.talks(200))
+        _datagrams(roads[0], 30, 100)
+        _wait(lambda: not wrong(), "it has all, masked")
+        assert any(row["mark"] for row in second.kernel().values())
+        before, events = written(), first.status()["kernel"]["events"]
+        set_marks(first, "0x3500/0xff00")
+        first.wait(lambda s: s["kernel"]["events"] > events, "they have changed")
+        time.sleep(0.5)
+        assert written() == before
+        assert not wrong()
+        set_marks(first, "0x55/0xff")
+        _wait(lambda: not wrong(), "the bits of the mask follow")
+        # What this node has set beside the mask stays, and is as good.
+        set_marks(second, "0x4600/0xff00")
+        set_marks(first, "0x77/0xff")
+        time.sleep(0.5)
+        answer = second.ask("verify")
+        assert answer["ok"], answer
+        assert not answer["kernel"]["different"]
+        marks = [row["mark"] for row in second.kernel().values()]
+        assert [int(str(mark)) & 0xFFFF for mark in marks].count(0x4677) == 100

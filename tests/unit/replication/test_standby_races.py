@@ -1,11 +1,13 @@
 """What happens while a warm standby's requests are on their way.
 
-Each of these was found by the simulation (docs/testing.md).
+Each of these was found by the simulation (docs/testing.md) or on real kernels.
 """
 
 import pytest
+from syncd.flows import nla
 from syncd.flows.audit import Audit
-from syncd.flows.record import CANONICAL, END, NEW, Record
+from syncd.flows.masks import Masks
+from syncd.flows.record import CANONICAL, CTA_MARK, END, NEW, Record
 from syncd.replication.peer import PeerState
 from syncd.replication.steps import Task
 
@@ -103,3 +105,14 @@ def test_copies_written_while_the_daemon_was_stopped_are_still_copies() -> None:
     assert scene.standby.counts.alive == 0
     assert not scene.held
     assert not scene.own.flows.bodies
+
+
+def test_what_changes_beside_the_masks_is_not_written_again() -> None:
+    scene = Scene()
+    scene.standby.masks = Masks(mark_mask=0xFF)
+    for mark in (0x1234, 0x5634, 0x5678):
+        body = flow_body(1) + nla.tlv(CTA_MARK, mark.to_bytes(4))
+        scene.peer.flows.put([flow_key(1), body], scene.kernel.now)
+        scene.work()
+        assert scene.own.planted[flow_key(1)] == body
+    assert (scene.kernel.created, scene.kernel.changed) == (1, 1)
