@@ -22,6 +22,7 @@ from tests.lab import Lab, run_in
 pytestmark = pytest.mark.kernel
 
 FLOWS = int(os.environ.get("SYNCD_TEST_WARM_FLOWS", "3000"))
+BUSY = 3000  # flows of the load beside them
 PATIENCE_S = 15.0 + FLOWS / 5000
 WARM = '[replication]\nstandby = "kernel"\nwarm_timeout_s = 300\n'
 SMALL = WARM + '[kernel]\nreceive_buffer = "64 KiB"\naudit_interval_s = 0\n'
@@ -105,7 +106,7 @@ def test_what_a_primary_missed_is_in_the_standbys_kernel_soon_after(
     with _pair(lab, tmp_path, SMALL) as (first, second, roads):
         _datagrams(roads[0], 30, FLOWS)
         _wait_until_alike(first, second)
-        load = Churn(roads[0], first.namespace, FLOWS)
+        load = Churn(roads[0], first.namespace, BUSY)
         try:
             load.run(
                 4000.0,
@@ -138,7 +139,7 @@ def test_what_a_standby_missed_in_its_own_kernel_is_put_right(
     with _pair(lab, tmp_path, SMALL) as (first, second, roads):
         _datagrams(roads[0], 30, FLOWS)
         _wait_until_alike(first, second)
-        load = Churn(roads[0], first.namespace, FLOWS)
+        load = Churn(roads[0], first.namespace, BUSY)
 
         def _unheard() -> None:
             second.send_signal(signal.SIGSTOP)
