@@ -109,7 +109,10 @@ class Operations:
         """Is that file the one in force, so that a client need not check it?"""
         return {"ok": options["fingerprint"] == self._node.config.fingerprint}
 
-    async def _stop(self, _: dict[str, object]) -> Answer:
+    async def _stop(self, options: dict[str, object]) -> Answer:
+        if self._takeover.adopting:  # the peers have to know what is ours now
+            await self._takeover.settle()
+            await self._until(self._nothing_to_tell, options, _FLUSH_S)
         asyncio.get_running_loop().call_soon(self._node.stopped.set)
         return {"ok": True}
 

@@ -255,6 +255,10 @@ class Warm:
             flows = [record for record in records if record[0][6] != EXPECTATION]
             own.flows.adopt(flows)
             own.expectations.adopt([r for r in records if r[0][6] == EXPECTATION])
+            if own.flows.left is not None:  # what ended meanwhile may live elsewhere
+                bodies = own.flows.bodies
+                own.flows.left += [key for key, _, _ in flows if key not in bodies]
+            self._listener.pump()  # peers may be promoted, and need to know
             disturbed = own.flows.disturbed
             if disturbed is not None:  # packets have set their timers, or ended them
                 flows = [record for record in flows if record[0] not in disturbed]

@@ -1,21 +1,29 @@
 """Own flows that a peer has seen more of: they are brought forward, never back.
 
-In: keys of such flows. Out: a step that asks the kernel for it. The rule: what is asked
-for follows from what is known when the step is taken, for the kernel goes on meanwhile.
+In: keys of such flows. Out: a step that asks the kernel for it. The rules:
+
+- What is asked for follows from what is known when the step is taken, for the kernel
+  goes on meanwhile.
+- What a peer told before it was in step may be left over from an ended flow of that
+  tuple: it counts if the peer still says so a while later.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Iterator
 
 from syncd.flows.forward import advance, bring
 from syncd.flows.own import Own
+from syncd.replication.peer import Peer, PeerState
 from syncd.replication.steps import Step, Task, WarmCounts
-from syncd.replication.told import Told
+from syncd.replication.told import Told, told_s
+
+SETTLED_S = 2.0  # in step, in which a restarted node gives up what is left over
 
 
 class Forwarding:
     """Of one node; `told` says whose word of a key counts."""
 
-    __slots__ = ("_counts", "_keys", "_own", "_told")
+    __slots__ = ("_counts", "_doubted", "_in_step", "_keys", "_own", "_told")
 
     def __init__(
         self, own: Own, told: Callable[[bytes], Told | None], counts: WarmCounts
@@ -24,13 +32,27 @@ class Forwarding:
         self._told = told
         self._counts = counts
         self._keys: dict[bytes, None] = {}
+        self._in_step: dict[str, float] = {}  # since when each peer is
+        self._doubted: dict[str, set[bytes]] = {}  # by the peer that tells them
 
     def __bool__(self) -> bool:
         return bool(self._keys)
 
-    def note(self, key: bytes, ours: bytes, theirs: bytes) -> None:
-        """Bring this one forward if the peer's state is further."""
-        if advance(ours, theirs):
+    def look(self, peers: Iterable[Peer], now: float) -> Iterator[bytes]:
+        """The keys that are to be noted once more: what is told of them counts now."""
+        for peer in peers:
+            if peer.state is not PeerState.IN_STEP:
+                self._in_step.pop(peer.name, None)
+            elif now >= self._in_step.setdefault(peer.name, now) + SETTLED_S:
+                yield from self._doubted.pop(peer.name, ())
+
+    def note(self, key: bytes, ours: bytes, told: Told, now: float) -> None:
+        """Bring this one forward if the peer's state is further, and is believed."""
+        peer, theirs = told
+        since = self._in_step.get(peer.name, math.inf)
+        if told_s(key, peer) <= since and now < since + SETTLED_S:
+            self._doubted.setdefault(peer.name, set()).add(key)
+        elif advance(ours, theirs):
             self._keys[key] = None
 
     def step(self) -> Step:

@@ -31,7 +31,7 @@ from syncd.replication.former import Former
 from syncd.replication.forwarding import Forwarding
 from syncd.replication.gleaning import Gleaning
 from syncd.replication.lag import BEHIND_S, Lag
-from syncd.replication.peer import Peer, PeerState
+from syncd.replication.peer import Peer
 from syncd.replication.refused import FIRST_RETRY_S, Refused
 from syncd.replication.roles import PRIMARY, Roles
 from syncd.replication.steps import Step, Task, WarmCounts
@@ -110,6 +110,7 @@ class Standby:
         if self._former.look(now):
             self._gleaning.at = now  # they are looked through at once
         self._touched.update(self._closing.due(now))
+        self._touched.update(self._forwarding.look(self._peers.values(), now))
         if self._own.uprooted:
             uprooted = list(map(self.register.name, self._own.take_uprooted()))
             self._touched.update(uprooted)
@@ -330,12 +331,8 @@ class Standby:
             bed.held.append(ours)
         elif key in flows.held:
             self.refused.retry(key, int(now) + FIRST_RETRY_S)
-        elif peer.state is not PeerState.IN_STEP or (
-            self._roles.role == PRIMARY and peer.role != PRIMARY
-        ):
-            return  # what it has from before says nothing about this flow
-        else:
-            self._forwarding.note(key, ours, body)
+        elif self._roles.role != PRIMARY or peer.role == PRIMARY:
+            self._forwarding.note(key, ours, told, now)
 
     def _told(self, key: bytes) -> Told | None:
         return told_of(self._peers.values(), key)

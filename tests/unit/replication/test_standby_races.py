@@ -35,6 +35,7 @@ def test_what_is_brought_forward_is_looked_up_when_the_kernel_has_done_it() -> N
     scene.work()
     young = flow_body(1).replace(b"\0\0\0\x0e", b"\0\0\0\x08")  # not answered yet
     scene.own.apply([(NEW, flow_key(1), young, IDENT, _MASK)], scene.kernel.now)
+    scene.kernel.now += 3  # the peer has been in step for a while
     scene.tell(1)
     scene.standby.look(scene.kernel.now)
     step = scene.standby.next_step(scene.kernel.now)
@@ -116,3 +117,22 @@ def test_what_changes_beside_the_masks_is_not_written_again() -> None:
         scene.work()
         assert scene.own.planted[flow_key(1)] == body
     assert (scene.kernel.created, scene.kernel.changed) == (1, 1)
+
+
+def test_what_a_restarted_peer_has_left_over_does_not_change_a_new_flow() -> None:
+    """It tells all it has before it is in step, and gives up what is ours then."""
+    scene = Scene()
+    scene.peer.state = PeerState.SYNCING
+    scene.work()
+    for number in (1, 2):
+        young = flow_body(number).replace(b"\0\0\0\x0e", b"\0\0\0\x08")
+        record: Record = (NEW, flow_key(number), young, IDENT, _MASK)
+        scene.own.apply([record], scene.kernel.now)
+    scene.tell(1, 2)
+    scene.work()
+    scene.peer.state = PeerState.IN_STEP
+    scene.work()
+    assert scene.standby.counts.advanced == 0
+    scene.end(1)
+    scene.run(3)
+    assert scene.standby.counts.advanced == 1  # of what it still has it has seen more
