@@ -14,8 +14,10 @@ was told with them.
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from itertools import islice
+from typing import Protocol
 
 from syncd.replication.hello import (
     FATE_ITEMS_LIMIT,
@@ -34,6 +36,7 @@ _ASK_S = 1.0  # until it is asked again, doubled each time ...
 _ASK_LIMIT_S = 8.0  # ... up to this
 _WANTED_AT_ONCE = 8  # peers that are asked in one HELLO
 _NAMED = 4  # differences that a log line names
+_SLACK = 32  # bytes by which a HELLO may grow until the last part leaves
 _PARTS_LIMIT = 255
 
 
@@ -47,6 +50,12 @@ class Difference:
 
     def __str__(self) -> str:
         return f"{self.what}: {_shown(self.here)} here, {_shown(self.there)} there"
+
+
+class Fits(Protocol):
+    """Has a HELLO room for this, and for so many bytes beside it?"""
+
+    def __call__(self, fate: Fate, beside: int) -> bool: ...
 
 
 @dataclass(slots=True)
@@ -166,20 +175,27 @@ class FateExchange:
             there.wait_s = min(2 * there.wait_s, _ASK_LIMIT_S)
         return Fate(self.digest, wanted)
 
-    def parts(self, fits: Callable[[Fate], bool], now: float) -> list[Fate]:
+    def parts(self, fits: Fits, now: float) -> list[Fate]:
         """Those that leave now, if somebody asked."""
         if not self._leaving and self._asked and now >= self._answered_at + _REST_S:
-            pieces = _split(self.digest, self.items, fits)
-            if len(pieces) <= _PARTS_LIMIT:
-                self._leaving = [
-                    Fate(self.digest, (), part, len(pieces), piece)
-                    for part, piece in reversed(list(enumerate(pieces)))
-                ]
+            self._divide(fits, 0)
             self._asked = False
+        if not all(_is_one(part) or fits(part, 0) for part in self._next()):
+            self._divide(fits, _SLACK)  # what else a HELLO says has grown
         if self._leaving:
             self._answered_at = now
-        count = min(_PARTS_AT_ONCE, len(self._leaving))
-        return [self._leaving.pop() for _ in range(count)]
+        return [self._leaving.pop() for _ in self._next()]
+
+    def _next(self) -> list[Fate]:
+        return self._leaving[-_PARTS_AT_ONCE:]
+
+    def _divide(self, fits: Fits, beside: int) -> None:
+        pieces = _split(self.digest, self.items, partial(fits, beside=beside))
+        self._leaving = [
+            Fate(self.digest, (), part, len(pieces), piece)
+            for part, piece in reversed(list(enumerate(pieces)))
+            if len(pieces) <= _PARTS_LIMIT
+        ]
 
 
 def digest_of(items: Items) -> int:
@@ -219,10 +235,15 @@ def differences(here: Items, there: Items) -> tuple[Difference, ...]:
     )
 
 
+def _is_one(part: Fate) -> bool:
+    """Can it not be divided any more?"""
+    return len(part.items) < 2
+
+
 def _split(digest: int, items: Items, fits: Callable[[Fate], bool]) -> list[Items]:
     """Pieces of which each fits a HELLO, unless it is a single item."""
     whole = Fate(digest, (), _PARTS_LIMIT, _PARTS_LIMIT, items)
-    if len(items) < 2 or fits(whole):
+    if _is_one(whole) or fits(whole):
         return [items]
     middle = len(items) // 2
     return _split(digest, items[:middle], fits) + _split(digest, items[middle:], fits)

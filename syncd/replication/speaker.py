@@ -193,8 +193,8 @@ class Speaker:
     ) -> list[tuple[int, Hello]]:
         """This node's settings, if somebody asked: HELLOs about nobody."""
 
-        def fits(fate: Fate) -> bool:
-            return self._longest(replace(hello, fate=fate)) <= room
+        def fits(fate: Fate, beside: int) -> bool:
+            return self._longest(replace(hello, fate=fate)) + beside <= room
 
         parts = []
         for fate in self.fate.parts(fits, now):

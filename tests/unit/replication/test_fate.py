@@ -5,7 +5,14 @@ import random
 import msgpack
 import pytest
 from syncd.errors import FrameError
-from syncd.replication.fate import Difference, bounded, differences, digest_of
+from syncd.replication.fate import (
+    Difference,
+    FateExchange,
+    Told,
+    bounded,
+    differences,
+    digest_of,
+)
 from syncd.replication.frame import Coder
 from syncd.replication.hello import FATE_ITEMS_LIMIT, Fate, Hello, Item
 from syncd.replication.settings import Settings
@@ -129,6 +136,30 @@ def test_many_items_leave_in_parts_that_fit_small_frames_and_few_at_once() -> No
     assert found is not None
     assert [difference.what for difference in found] == ["further settings"]
     assert str(found[0].there).startswith("61, digest ")
+
+
+def test_parts_that_wait_are_divided_anew_when_hello_has_grown() -> None:
+    """Seed 4032930: keys came and counters grew, and a part was too long by 4 bytes."""
+    exchange = FateExchange(lambda _level, _text: None)
+    exchange.use(items(100), {})
+    hello = Hello(fate=Fate(1, ("a",)))
+    exchange.heard("b", Told(), hello, "a", 0.0)
+    room = 40
+
+    def fits(fate: Fate, beside: int) -> bool:
+        return 2 * len(fate.items) + beside <= room
+
+    said = exchange.parts(fits, 1.0)
+    assert said
+    assert all(fits(part, 0) for part in said)
+    room = 36
+    while part := exchange.parts(fits, 2.0):
+        assert all(fits(one, 0) for one in part)
+        said += part
+    listener = Told(exchange.digest)
+    for part in said:
+        listener.collect(part)
+    assert listener.items == exchange.items
 
 
 def test_who_never_hears_the_items_asks_less_and_less_often() -> None:
