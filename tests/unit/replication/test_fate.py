@@ -153,9 +153,9 @@ def test_parts_that_wait_are_divided_anew_when_hello_has_grown() -> None:
     assert said
     assert all(fits(part, 0) for part in said)
     room = 36
-    while part := exchange.parts(fits, 2.0):
-        assert all(fits(one, 0) for one in part)
-        said += part
+    while more := exchange.parts(fits, 2.0):
+        assert all(fits(part, 0) for part in more)
+        said += more
     listener = Told(exchange.digest)
     for part in said:
         listener.collect(part)
