@@ -4,17 +4,19 @@
 
 In: how many seeds, the first one, how many processes. Out: every failure with the one
 command that shows it again, and a summary. Without `--from` the seeds are fresh ones,
-from the clock, and the first is printed.
+from the clock, and the first is printed. With `--warm` a seed gets warm standbys, and
+one that cannot have any is left out.
 """
 
 import argparse
+import functools
 import gc
 import multiprocessing
 import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from tests.sim.cluster import Cluster, Report
@@ -42,10 +44,10 @@ def _begin() -> None:
     gc.disable()
 
 
-def run_seed(seed: int) -> Outcome:
+def run_seed(seed: int, *, warm: bool = False) -> Outcome:
     """One whole run; never raises."""
     began = time.process_time()
-    plan = draw_extended(seed)
+    plan = draw_extended(seed, warm=warm)
     report, failure = None, ""
     try:
         report = Cluster(plan).run()
@@ -62,14 +64,19 @@ def fresh_seed() -> int:
     return time.time_ns() // 1_000_000
 
 
-def outcomes(first: int, count: int, jobs: int) -> Iterator[Outcome]:
+def outcomes(
+    first: int, count: int, jobs: int, *, warm: bool = False
+) -> Iterator[Outcome]:
     """All of them, in any order."""
-    seeds = range(first, first + count)
+    seeds: Sequence[int] = range(first, first + count)
+    if warm:
+        seeds = [seed for seed in seeds if draw_extended(seed, warm=True).warmths]
+    run = functools.partial(run_seed, warm=warm)
     if jobs == 1 or count == 1:
-        yield from map(run_seed, seeds)
+        yield from map(run, seeds)
         return
     with multiprocessing.get_context("fork").Pool(jobs, _begin) as pool:
-        yield from pool.imap_unordered(run_seed, seeds, _SHARE)
+        yield from pool.imap_unordered(run, seeds, _SHARE)
 
 
 def summary(done: list[Outcome], wall_s: float, first: int) -> str:
@@ -106,13 +113,14 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=300, metavar="N")
     parser.add_argument("--from", type=int, dest="first", metavar="S")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="J")
+    parser.add_argument("--warm", action="store_true")
     asked = parser.parse_args()
     first = fresh_seed() if asked.first is None else asked.first
     print(f"seeds {first} to {first + asked.seeds - 1}", flush=True)
     began = told = time.monotonic()
     done: list[Outcome] = []
     failures = 0
-    for outcome in outcomes(first, asked.seeds, asked.jobs):
+    for outcome in outcomes(first, asked.seeds, asked.jobs, warm=asked.warm):
         done.append(outcome)
         if outcome.failure:
             failures += 1

@@ -105,7 +105,8 @@ class Cluster:
         return "\n".join(
             (
                 f"{type(error).__name__}: {error}",
-                f"replay: scripts/test --seeds 1 --from {self.plan.seed}",
+                f"replay: scripts/test --seeds 1 --from {self.plan.seed}"
+                + " --warm" * bool(self.plan.warmths),
                 f"at {self.clock.now:.4f}",
                 str(self.plan),
                 *sorted(lines)[-_LOG_LINES:],

@@ -2,6 +2,7 @@
 
 In: a plan as its seed always drew it. Out: in a part of the runs the same with warm
 nodes. The random stream is one of its own, so all other runs are what they always were.
+Who asks for warm runs gets more of them, and those that there are anyway as they are.
 """
 
 import random
@@ -16,10 +17,10 @@ _SHARE = 0.03
 _QUIET = ("restart", "pause", "isolate", "new kernel", "takeover", "fault", "demote")
 
 
-def draw_warm(seed: int, plan: Plan) -> Plan:
-    """The plan with warm nodes, or as it was."""
+def draw_warm(seed: int, plan: Plan, *, wanted: bool = False) -> Plan:
+    """The plan with warm nodes, or as it was; if they are wanted, rarely as it was."""
     rng = random.Random(seed ^ _STREAM)
-    if rng.random() >= _SHARE or len(plan.nodes) > 5:
+    if rng.random() >= (1.0 if wanted else _SHARE) or len(plan.nodes) > 5:
         return plan
     all_warm = rng.random() < 0.6
     warmths = tuple(

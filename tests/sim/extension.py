@@ -17,8 +17,8 @@ _STREAM = 0xE7E4D
 _CROWD_PACE = Pace(initial=4, births=2.0, step_s=0.2)
 
 
-def draw_extended(seed: int) -> Plan:
-    """The plan of a seed, as it is run."""
+def draw_extended(seed: int, *, warm: bool = False) -> Plan:
+    """The plan of a seed, as it is run; with warm nodes if they are wanted."""
     rng = random.Random(seed ^ _STREAM)
     plan = draw(seed)
     if rng.random() < 0.004:
@@ -35,7 +35,7 @@ def draw_extended(seed: int) -> Plan:
     if plan.old and rng.random() < 0.6:
         plan = _upgrades(rng, plan)
     plan = replace(plan, faults=tuple(sorted(plan.faults, key=lambda f: f.at_s)))
-    return draw_warm(seed, plan)
+    return draw_warm(seed, plan, wanted=warm)
 
 
 def _crowd(rng: random.Random, plan: Plan) -> Plan:
