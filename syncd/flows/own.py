@@ -7,7 +7,7 @@ adjustments of NAT helpers, the zone of an expectation) is taken from where it i
 
 A planted record is one that warm standby wrote into this kernel for a peer: it is not
 own, whatever a dump or a reply shows, until an event shows that it lives here. Its end
-is told to nobody: it is `uprooted`, and may be planted again.
+is told to nobody: it is `uprooted`, and stays planted until somebody has asked for it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -95,7 +95,7 @@ class Own:
         # Of expectations as the kernel names them: without a zone.
         self.planted: dict[bytes, bytes] = {}  # key -> body as it was written
         self.sown: set[bytes] = set()  # being planted: a dump may show them already
-        self.uprooted: dict[bytes, None] = {}  # planted once, now without an entry
+        self.uprooted: dict[bytes, None] = {}  # maybe without an entry now
         self.roll = RollCall()  # of the planted, for the dump that is going on
         self._zoned = ZonedKeys()
         self._announcing: set[bytes] = set()  # masters, during a dump
@@ -167,6 +167,8 @@ class Own:
         _, key, body, ident, mask = record
         if mask & _STATUS_BIT and body[body[0] + 6] & _NAT_CLASH:
             return  # a hidden twin of the flow with this key, see kernel-notes.md
+        if key in self.sown:
+            self.uprooted[key] = None
         if key in self.planted:
             self.uproot(key)
         # Time was left, and no program caused it: trap 6 of ctnetlink.md.
@@ -198,14 +200,12 @@ class Own:
 
     def plant(self, records: Iterable[tuple[bytes, bytes]]) -> None:
         """These records were written into this kernel for a peer: they are not own."""
-        planted, roll, uprooted = self.planted, self.roll, self.uprooted
+        planted, roll = self.planted, self.roll
         for key, body in records:
             plain = key if key[6] == FLOW else plain_key(key)
             planted[plain] = body
             if roll:
                 roll.saw(plain)
-            if uprooted:
-                uprooted.pop(plain, None)
 
     def take_left(self) -> list[bytes]:
         """Keys that are own no more, if somebody wants to know."""
@@ -232,9 +232,15 @@ class Own:
         self.uprooted.pop(key, None)
 
     def uproot(self, key: bytes) -> None:
-        """A planted record is not in the kernel any more."""
-        self.planted.pop(key, None)
+        """A planted record may not be in the kernel any more.
+
+        What ended may also be an expired entry that gave way to the copy.
+        """
         self.uprooted[key] = None
+
+    def has(self, key: bytes) -> bool:
+        """Is it own, a flow or an expectation?"""
+        return key in self.flows.bodies or key in self.expectations.bodies
 
     def _note_disturbed(self, records: Sequence[Record]) -> None:
         """Of these flows the kernel told something since the last commit."""
@@ -388,6 +394,8 @@ class Own:
                 continue
             if record[0] == EXP_NEW:
                 self.claim(plain)
+            if record[0] == EXP_END and plain in self.sown:
+                self.uprooted[plain] = None
             if plain in self.planted:
                 if record[0] == EXP_END:
                     self.uproot(plain)

@@ -111,10 +111,8 @@ class Standby:
             self._gleaning.at = now  # they are looked through at once
         self._touched.update(self._closing.due(now))
         self._touched.update(self._forwarding.look(self._peers.values(), now))
-        if self._own.uprooted:
-            uprooted = list(map(self.register.name, self._own.take_uprooted()))
-            self._touched.update(uprooted)
-            self._looks.extend(uprooted)
+        uprooted = list(map(self.register.name, self._own.take_uprooted()))
+        self._take((uprooted, uprooted))
         self._looks.extend(self.register.due(now))
         for key in self._own.take_left():
             if self._told(key) is not None:  # it ended here, and lives on there
@@ -340,16 +338,18 @@ class Standby:
     def again(self, step: Step, now: float) -> None:
         """The step could not be carried out."""
         self._own.sown.clear()
-        if step.task is Task.DELETE:
-            self._ended.update(step.keys)
         if step.task in (Task.DELETE, Task.LOOK):
+            self._ended.update(step.keys if step.task is Task.DELETE else ())
             self._looks.extend(step.keys)
+        if step.task is Task.ADVANCE:
+            self.advanced(step.keys)  # some of them, maybe
+            self._touched.update(step.keys)
         if step.plan is not None:
-            keys, get = [record[0] for record in step.plan.records], self.register.get
-            fresh = [key for key in keys if get(key) is None]
-            self.register.wrote(fresh, step.plan.timer_s, now)  # some of them, maybe
-            self._touched.update(keys)  # and those that are here, to be extended:
-            self._looks.extend(key for key in keys if get(key) is not None)
+            records, get, has = step.plan.records, self.register.get, self._own.has
+            fresh = [r[:2] for r in records if not (get(r[0]) or has(r[0]))]
+            self.register.note(fresh, step.plan.timer_s, now)  # some are there, maybe
+            self._touched.update(record[0] for record in records)
+            self._looks.extend(record[0] for record in records if get(record[0]))
 
     # What the kernel said
 
