@@ -8,6 +8,8 @@ Who asks for warm runs gets more of them, and those that there are anyway as the
 import random
 from dataclasses import replace
 
+from syncd.replication.settings import Settings
+
 from tests.sim.faults import Fault
 from tests.sim.plan import Plan
 from tests.sim.warm import Warmth
@@ -22,6 +24,8 @@ def draw_warm(seed: int, plan: Plan, *, wanted: bool = False) -> Plan:
     rng = random.Random(seed ^ _STREAM)
     if rng.random() >= (1.0 if wanted else _SHARE) or len(plan.nodes) > 5:
         return plan
+    if plan.settings.peer_flows_limit < Settings().peer_flows_limit:
+        return plan  # after a takeover one node has more than the others may keep
     all_warm = rng.random() < 0.6
     warmths = tuple(
         _warmth(rng) if all_warm or rng.random() < 0.5 else None for _ in plan.nodes

@@ -175,6 +175,7 @@ class Watch:
         self.most_marks = 0
         self._adopted: dict[str, set[bytes]] = {}
         self._corrupted: set[tuple[str, str]] = set()
+        self.falsified: set[bytes] = set()  # keys of records that changed in silence
 
     def started(self, name: str, engine: ReplicationEngine) -> None:
         """A new life of a daemon: its copies of the others are gone."""
@@ -215,7 +216,7 @@ class Watch:
         own, whole = engine.own, engine.kernel_read
         flows = self._history(node.name, "flows")
         for key in flows.note(own.flows.bodies, whole=whole):
-            if key in own.flows.held or node.uncertain:
+            if key in own.flows.held or node.uncertain or key in self.falsified:
                 continue  # its end is known and held back, or events were lost
             if key not in node.kernel.flows:
                 self._must_be_on_its_way(node, key)
@@ -253,8 +254,8 @@ class Watch:
         now = self._clock.now
         if now < self._ready_at.get(node.name, 0.0) or not node.running.ready:
             return
-        if node.settings.mode != RELIABLE:
-            return  # no such promise
+        if node.settings.mode != RELIABLE or node.running.readiness.overdue:
+            return  # no such promise, or it has been waiting for too long
         self._ready_at[node.name] = now + _READY_INTERVAL_S
         for peer in node.running.peers.values():
             if not peer.live or peer.name not in self._names:
@@ -301,6 +302,7 @@ class Watch:
     def excuse(self, observer: str, of: str, kind: str, key: bytes) -> None:
         """This record of a copy is about to change in silence."""
         self._copies[observer, of, kind].excused.add(key)
+        self.falsified.add(key)
         self._corrupted.add((observer, of))
 
     def bounds(self, node: "SimulatedNode") -> None:

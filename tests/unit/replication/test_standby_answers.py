@@ -15,7 +15,7 @@ _MASK = CANONICAL | 1 << 2 | 1 << 3 | 1 << 7
 
 def test_what_could_not_be_brought_forward_is_asked_for_and_tried_again() -> None:
     scene = Scene()
-    scene.work()
+    scene.run(3)  # in step for long
     young = flow_body(1).replace(b"\0\0\0\x0e", b"\0\0\0\x08")
     scene.kernel.entries[flow_key(1)] = Entry(young[:52], 0x8, 1120.0)
     scene.own.apply([(NEW, flow_key(1), young, IDENT, _MASK)], scene.kernel.now)
