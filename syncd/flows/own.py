@@ -220,8 +220,8 @@ class Own:
     def _lives(self, key: bytes, mask: int) -> bool:
         """An UPDATE of what is not own: of a planted record, was that a packet?"""
         if key in self.planted:
+            self.uprooted[key] = None  # it may end before anybody has looked
             if mask & BY_PROGRAM:
-                self.uprooted[key] = None
                 return False
             del self.planted[key]
         return True

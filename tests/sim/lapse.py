@@ -31,6 +31,8 @@ def keep_alive(cluster: "Cluster") -> None:
 def lapse(cluster: "Cluster") -> None:
     """Minutes go by."""
     warm = [node for node in cluster.nodes.values() if node.warm is not None]
+    if not warm:
+        return  # they run the engine of before
     longest_s = max(node.warmth.long_s for node in warm if node.warmth is not None)
     for fault in cluster.plan.lapses:
         cluster.apply(fault)

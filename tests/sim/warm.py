@@ -36,7 +36,8 @@ _WAIT_S = 0.05  # for what a promotion needs first
 _ADOPTED_S = 0.05  # after a promotion, at most
 _ADOPTED_AT_ONCE = 16
 _UNSEEN_S = 4.0  # by which packets may move a timer unnoticed
-_RACE_S = 0.1  # between a look at an entry and its deletion
+_RACE_S = 0.1  # between a look at an entry and its deletion, if answers come at once
+_STEPS_BETWEEN = 8
 
 Work = Generator[float, None, None]  # yields the times that answers take
 
@@ -177,7 +178,7 @@ class SimulatedStandby:
             entry, body = node.kernel.flows.get(key), register.get(key)
             if entry is None or body is None or entry.met_at < entry.began_at:
                 continue
-            if now - entry.met_at < _RACE_S:
+            if now - entry.met_at < _RACE_S + _STEPS_BETWEEN * self._warmth.answer_s:
                 continue
             closing = max(node.watch.last_states(key), default=0) >= LAST_ACK
             unseen = abs(entry.expires - entry.timer_end) <= _UNSEEN_S

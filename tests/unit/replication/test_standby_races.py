@@ -7,7 +7,7 @@ import pytest
 from syncd.flows import nla
 from syncd.flows.audit import Audit
 from syncd.flows.masks import Masks
-from syncd.flows.record import CANONICAL, CTA_MARK, END, NEW, Record
+from syncd.flows.record import CANONICAL, CTA_MARK, END, NEW, UPDATE, Record
 from syncd.replication.peer import PeerState
 from syncd.replication.steps import Task
 
@@ -44,6 +44,20 @@ def test_what_is_brought_forward_is_looked_up_when_the_kernel_has_done_it() -> N
     assert not scene.own.lookups
     scene.standby.advanced(step.keys)
     assert list(scene.own.lookups) == [flow_key(1)]
+
+
+def test_a_copy_that_meets_a_packet_and_ends_at_once_is_planted_again() -> None:
+    """Seed 6 of --warm: it was neither own nor a copy any more."""
+    scene = Scene()
+    scene.tell(1)
+    scene.work()
+    told = (UPDATE, flow_key(1), flow_body(1), IDENT, _MASK)
+    ended = (END, flow_key(1), flow_body(1), IDENT, 0)
+    scene.own.apply([told, ended], scene.kernel.now)
+    scene.own.lookups.clear()  # the kernel has no answer
+    del scene.kernel.entries[flow_key(1)]
+    scene.work()
+    assert scene.held == keys(1) == set(scene.own.planted)
 
 
 @pytest.mark.parametrize("promoting", [False, True])
