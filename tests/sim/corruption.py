@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from tests.sim.node import SimulatedNode
 
 
+_ONE_BYTE = 5  # the length of such an attribute
+
+
 def corrupt(node: "SimulatedNode", what: str, of: str) -> None:
     """One record of a copy changes in silence: `flip`, `drop` or `add`."""
     known = node.engine is not None and not node.old
@@ -20,7 +23,9 @@ def corrupt(node: "SimulatedNode", what: str, of: str) -> None:
     key = node.rng.choice(list(table.bodies))
     body = table.bodies[key]
     if what == "add":
-        key = key[:-1] + bytes((key[-1] ^ 0x80,))
+        # The last value has one byte, or two: what follows them is padding.
+        at = len(key) - (4 if key[-8] == _ONE_BYTE else 3)
+        key = key[:at] + bytes((key[at] ^ 0x80,)) + key[at + 1 :]
         if key in table.bodies:
             return
     node.watch.excuse(node.name, of, "flows", key)
