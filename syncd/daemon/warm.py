@@ -289,7 +289,7 @@ class Warm:
                     complete = True
                 finally:
                     different, left = inspection.counts(time.monotonic())
-                    standby.findings.close()
+                    inspection.close()
         except TimeoutError:
             pass
         self._verified = {
