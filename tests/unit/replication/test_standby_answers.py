@@ -4,11 +4,11 @@ Each of these was found by the simulation (docs/testing.md).
 """
 
 from syncd.flows.record import CANONICAL, END, NEW
-from syncd.replication.steps import Task
+from syncd.replication.steps import Step, Task
 
 from tests.unit.replication.talk import flow_body, flow_key
 from tests.unit.replication.test_standby import Scene, keys
-from tests.unit.replication.warm_kernel import IDENT, Entry
+from tests.unit.replication.warm_kernel import IDENT, Entry, carry_out, next_plan
 
 _MASK = CANONICAL | 1 << 2 | 1 << 3 | 1 << 7
 
@@ -44,14 +44,11 @@ def test_the_end_of_an_expired_entry_says_nothing_of_the_copy_in_its_place() -> 
 def test_what_a_batch_without_an_answer_has_planted_ends_with_its_flow() -> None:
     scene = Scene()
     scene.tell(1, 2)
-    scene.standby.look(scene.kernel.now)
-    step = scene.standby.next_step(scene.kernel.now)
-    assert step is not None
-    assert step.plan is not None
-    batch = step.plan.next_batch()
+    plan = next_plan(scene.standby, scene.kernel)
+    batch = plan.next_batch()
     assert batch is not None
     scene.kernel.answer(batch.messages[:1])  # and no word of it
-    scene.standby.again(step, scene.kernel.now)
+    scene.standby.again(Step(Task.PLANT, plan=plan), scene.kernel.now)
     assert len(scene.held) == 1
     scene.end(1, 2)
     scene.work()
@@ -62,15 +59,11 @@ def test_what_a_batch_without_an_answer_has_planted_ends_with_its_flow() -> None
 def test_a_copy_that_ends_while_its_batch_is_on_its_way_is_planted_again() -> None:
     scene = Scene()
     scene.tell(1)
-    scene.standby.look(scene.kernel.now)
-    step = scene.standby.next_step(scene.kernel.now)
-    assert step is not None
-    assert step.plan is not None
-    for batch in iter(step.plan.next_batch, None):
-        step.plan.report(batch, *scene.kernel.answer(batch.messages))
+    plan = next_plan(scene.standby, scene.kernel)
+    carry_out(plan, scene.kernel)
     scene.kernel.entries[flow_key(1)].ends_at = scene.kernel.now
     scene.kernel.expire(scene.own)
-    scene.standby.planted(step.plan, scene.kernel.now)
+    scene.standby.planted(plan, scene.kernel.now)
     assert not scene.held
     scene.work()
     assert scene.held == keys(1) == set(scene.own.planted)

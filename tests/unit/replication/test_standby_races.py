@@ -13,7 +13,7 @@ from syncd.replication.steps import Task
 
 from tests.unit.replication.talk import flow_body, flow_key
 from tests.unit.replication.test_standby import LONG_S, Scene, keys
-from tests.unit.replication.warm_kernel import IDENT, records
+from tests.unit.replication.warm_kernel import IDENT, carry_out, next_plan, records
 
 _MASK = CANONICAL | 1 << 2 | 1 << 3 | 1 << 7
 
@@ -84,19 +84,15 @@ def test_what_ran_out_while_a_peer_was_lost_comes_back_with_him(
 def test_a_dump_that_shows_what_is_being_planted_does_not_make_it_own() -> None:
     scene = Scene()
     scene.tell(1)
-    scene.standby.look(scene.kernel.now)
-    step = scene.standby.next_step(scene.kernel.now)
-    assert step is not None
-    assert step.plan is not None
+    plan = next_plan(scene.standby, scene.kernel)
     scene.own.begin_dump()
-    for batch in iter(step.plan.next_batch, None):
-        step.plan.report(batch, *scene.kernel.answer(batch.messages))
+    carry_out(plan, scene.kernel)
     shown = records(scene.kernel)
     scene.own.fill(shown)  # a thread waits for the answers meanwhile
     audit = Audit(scene.own, lambda _key, _body: True)
     audit.compare(shown)
     audit.judge([flow_key(1)], {flow_key(1): shown[0]}, scene.kernel.now)
-    scene.standby.planted(step.plan, scene.kernel.now)
+    scene.standby.planted(plan, scene.kernel.now)
     scene.own.end_dump(scene.kernel.now)
     assert not scene.own.flows.bodies
     assert set(scene.own.planted) == keys(1)
@@ -106,14 +102,10 @@ def test_a_dump_that_shows_what_is_being_planted_does_not_make_it_own() -> None:
 def test_copies_written_while_the_daemon_was_stopped_are_still_copies() -> None:
     scene = Scene()
     scene.tell(1)
-    scene.standby.look(scene.kernel.now)
-    step = scene.standby.next_step(scene.kernel.now)
-    assert step is not None
-    assert step.plan is not None
-    for batch in iter(step.plan.next_batch, None):
-        step.plan.report(batch, *scene.kernel.answer(batch.messages))
+    plan = next_plan(scene.standby, scene.kernel)
+    carry_out(plan, scene.kernel)
     scene.kernel.now += 10
-    scene.standby.planted(step.plan, scene.kernel.now, 10.0)
+    scene.standby.planted(plan, scene.kernel.now, 10.0)
     scene.work()
     scene.end(1)
     scene.run(1)

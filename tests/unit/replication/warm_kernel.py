@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from syncd.flows import nla
 from syncd.flows.own import Own
+from syncd.flows.planting import PlantingPlan
 from syncd.flows.reader import RecordReader
 from syncd.flows.record import (
     CANONICAL,
@@ -151,6 +152,21 @@ def work(standby: Standby, kernel: Kernel, *, answers: bool = True) -> bool:
             kernel.answer(step.messages)
             standby.advanced(step.keys)
     return True
+
+
+def next_plan(standby: Standby, kernel: Kernel) -> PlantingPlan:
+    """What is to be planted now, and nobody has asked the kernel for yet."""
+    standby.look(kernel.now)
+    step = standby.next_step(kernel.now)
+    assert step is not None
+    assert step.plan is not None
+    return step.plan
+
+
+def carry_out(plan: PlantingPlan, kernel: Kernel) -> None:
+    """Ask the kernel for all of it; the standby has not heard of it yet."""
+    for batch in iter(plan.next_batch, None):
+        plan.report(batch, *kernel.answer(batch.messages))
 
 
 def _requests(keys: Sequence[bytes], kind: int) -> list[bytes]:
