@@ -239,8 +239,14 @@ class Own:
         self.uprooted[key] = None
 
     def has(self, key: bytes) -> bool:
-        """Is it own, a flow or an expectation?"""
-        return key in self.flows.bodies or key in self.expectations.bodies
+        """Is it own, a flow or an expectation? The kernel names those without a zone."""
+        if key[6] == FLOW:
+            return key in self.flows.bodies
+        bodies = self.expectations.bodies
+        if not bodies or key in bodies:
+            return bool(bodies)
+        plain = plain_key(key)
+        return any(other.startswith(plain) for other in bodies)
 
     def _note_disturbed(self, records: Sequence[Record]) -> None:
         """Of these flows the kernel told something since the last commit."""

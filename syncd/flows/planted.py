@@ -97,8 +97,8 @@ class Planted:
                 count += 1
                 out.discard(key)
                 wheel.setdefault(latest - count % span, []).append(key)
-                if key[6] == _EXPECTATION and (plain := plain_key(key)) != key:
-                    self._zoned[plain] = key
+            if key[6] == _EXPECTATION and (plain := plain_key(key)) != key:
+                self._zoned[plain] = key
             ends[key] = end
         self._count = count
 

@@ -97,10 +97,9 @@ class Gleaning:
                     looks.append(key)  # it was lost sight of
             elif key in adopting or key in self._refused:
                 continue
-            elif key in own.flows.bodies:
-                if former.get(key) is own.flows.bodies[key]:
-                    touched.append(key)
-            elif key not in own.expectations.bodies:
+            elif not own.has(key):
+                touched.append(key)
+            elif key in former and former[key] is own.flows.bodies.get(key):
                 touched.append(key)
         return touched, looks, count
 
@@ -118,10 +117,9 @@ class Gleaning:
         now: float,
     ) -> list[bytes]:
         """Those that should be in this kernel, are not, and that nobody has in hand."""
-        own, get, found = self._own, self._register.get, []
-        flows, expectations = own.flows.bodies, own.expectations.bodies
+        is_own, get, found = self._own.has, self._register.get, []
         for key in keys:
-            if get(key) is not None or key in flows or key in expectations:
+            if get(key) is not None or is_own(key):
                 continue
             told = told_of(self._peers.values(), key)
             if (

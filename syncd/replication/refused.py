@@ -53,6 +53,10 @@ class Refused:
         """Say this key again in that second."""
         self._retries.setdefault(max(second, self._at), []).append(key)
 
+    def awaits(self, key: bytes) -> bool:
+        """Is its second still to come?"""
+        return any(key in keys for keys in self._retries.values())
+
     def forget(self, key: bytes) -> None:
         """It was taken, or nobody tells it any more."""
         self.reasons.pop(key, None)

@@ -192,12 +192,11 @@ class Standby:
         sole = self._sole_teller()
         if sole is not None:
             keys = self._sort_out(keys, sole, now)
-        own, held_of, told_of = self._own, self.register.get, self._told
-        flows, adopting = own.flows.bodies, self.adopting
-        expectations = own.expectations.bodies
+        is_own, held_of, told_of = self._own.has, self.register.get, self._told
+        adopting = self.adopting
         for key in keys:
             told = told_of(key)
-            if key in flows or key in expectations or key in adopting:
+            if key in adopting or is_own(key):
                 if self.refused.reasons:
                     self.refused.forget(key)
                 if told is not None:

@@ -130,6 +130,9 @@ def main() -> int:
         if time.monotonic() - told > _TELL_S:
             told = time.monotonic()
             print(f"{len(done)} seeds, {failures} failed", flush=True)
+    if not done:
+        print("none of these can have warm standbys")
+        return 0
     print(summary(done, time.monotonic() - began, first))
     return 1 if failures else 0
 

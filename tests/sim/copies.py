@@ -51,8 +51,8 @@ def wrong_copies(node: "SimulatedNode") -> str:
         facts = flow_facts(key, told[1])
         entry = kernel.flows.get(key)
         if entry is None or entry.hidden:
-            if is_refused(node, key, facts):
-                continue
+            if is_refused(node, key, facts) or standby.refused.awaits(key):
+                continue  # awaited: it was own until now, and may end there as well
             return f"{node.name}'s kernel lacks {key.hex()} of {told[0].name}"
         if standby.register.get(key) is None:
             return f"{node.name} has no note of its copy of {key.hex()}"
@@ -80,7 +80,7 @@ def wrong_expectations(node: "SimulatedNode") -> str:
     own = engine.own.expectations.bodies
     for peer in engine.peers.values():
         for key in peer.expectations.bodies:
-            if key in own or key in standby.refused:
+            if key in own or key in standby.refused or standby.refused.awaits(key):
                 continue
             if standby.register.get(key) is None:
                 return f"{node.name} has no copy of expectation {key.hex()}"

@@ -130,6 +130,18 @@ def test_a_planted_expectation_is_known_by_the_name_that_the_kernel_gives_it() -
     assert not own.planted
 
 
+def test_the_zone_of_an_expectation_is_known_when_it_is_planted_again() -> None:
+    messages = [item.message for item in recorded("ftp4_passive")]
+    new = next(r for r in RecordReader().read(messages) if r[0] == EXP_NEW)
+    key, zoned, body = new[1], with_zone(new[1], b"\0\7"), new[2]
+    register = Planted(Own(), 600)
+    for at in (1000.0, 1001.0):
+        register.note([(zoned, body)], 300, at)
+        assert register.name(key) == zoned
+        register.forget(zoned)
+        assert register.name(key) == key
+
+
 def test_a_copy_that_nobody_tells_is_looked_at_until_its_timer_has_run_out() -> None:
     own = Own()
     register = Planted(own, 600)

@@ -7,10 +7,21 @@ import pytest
 from syncd.flows import nla
 from syncd.flows.audit import Audit
 from syncd.flows.masks import Masks
-from syncd.flows.record import CANONICAL, CTA_MARK, END, NEW, UPDATE, Record
+from syncd.flows.reader import RecordReader
+from syncd.flows.record import (
+    CANONICAL,
+    CTA_MARK,
+    END,
+    EXP_NEW,
+    NEW,
+    UPDATE,
+    Record,
+    with_zone,
+)
 from syncd.replication.peer import PeerState
 from syncd.replication.steps import Task
 
+from tests.unit.flows.recorded import recorded
 from tests.unit.replication.talk import flow_body, flow_key
 from tests.unit.replication.test_standby import LONG_S, Scene, keys
 from tests.unit.replication.warm_kernel import IDENT, carry_out, next_plan, records
@@ -142,3 +153,18 @@ def test_what_a_restarted_peer_has_left_over_does_not_change_a_new_flow() -> Non
     scene.end(1)
     scene.run(3)
     assert scene.standby.counts.advanced == 1  # of what it still has it has seen more
+
+
+def test_an_expectation_is_own_whatever_zone_its_master_is_said_to_have() -> None:
+    """Seed 86 of --warm: of two masters with one tuple this node knew the other."""
+    scene = Scene()
+    scene.work()
+    messages = [item.message for item in recorded("ftp4_passive")]
+    new = next(r for r in RecordReader().read(messages) if r[0] == EXP_NEW)
+    scene.own.apply([new], scene.kernel.now)
+    zoned = with_zone(new[1], b"\0\7")
+    scene.peer.expectations.put([zoned, new[2]], scene.kernel.now)
+    scene.standby.look(scene.kernel.now)
+    assert scene.standby.next_step(scene.kernel.now) is None
+    scene.standby.miss([zoned], scene.kernel.now)
+    assert scene.standby.idle
