@@ -239,7 +239,7 @@ class Own:
         self.uprooted[key] = None
 
     def has(self, key: bytes) -> bool:
-        """Is it own, a flow or an expectation? The kernel names those without a zone."""
+        """Is it own? Of expectations the zone does not matter: the kernel says none."""
         if key[6] == FLOW:
             return key in self.flows.bodies
         bodies = self.expectations.bodies

@@ -97,9 +97,7 @@ class Gleaning:
                     looks.append(key)  # it was lost sight of
             elif key in adopting or key in self._refused:
                 continue
-            elif not own.has(key):
-                touched.append(key)
-            elif key in former and former[key] is own.flows.bodies.get(key):
+            elif not own.has(key) or former.get(key) is own.flows.bodies.get(key, b""):
                 touched.append(key)
         return touched, looks, count
 
