@@ -35,7 +35,7 @@ from syncd.replication.peer import Peer
 from syncd.replication.refused import FIRST_RETRY_S, Refused
 from syncd.replication.roles import PRIMARY, Roles
 from syncd.replication.steps import Step, Task, WarmCounts
-from syncd.replication.told import Told, holds_until, told_of
+from syncd.replication.told import Told, holds_until, told_among, told_of
 
 _IN_HAND_LIMIT = 8192  # of changes that wait, to say what is missing beside them
 _LEFT_S = 2  # in which a flow that ended here mostly ends at the peer too
@@ -114,8 +114,8 @@ class Standby:
         uprooted = list(map(self.register.name, self._own.take_uprooted()))
         self._take((uprooted, uprooted))
         self._looks.extend(self.register.due(now))
-        for key in self._own.take_left():
-            if self._told(key) is not None:  # it ended here, and lives on there
+        if left := self._own.take_left():  # they ended here; some live on there
+            for key in told_among(self._peers.values(), left):
                 self.refused.retry(key, int(now) + _LEFT_S)
         self._touched.update(self.refused.due(self.room, now))
         self._take(self._gleaning.look(self._former.bodies, self.adopting, now))

@@ -5,7 +5,7 @@ docs/adr/0011: the higher claim, then the newer state, then the name.
 """
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 from syncd.flows import restore
 from syncd.flows.batch import TimedRecord
@@ -26,6 +26,14 @@ def told_of(peers: Iterable[Peer], key: bytes) -> Told | None:
         if body is not None and (best is None or _counts_more(key, (peer, body), best)):
             best = peer, body
     return best
+
+
+def told_among(peers: Iterable[Peer], keys: Collection[bytes]) -> Iterator[bytes]:
+    """Those of these keys that somebody tells."""
+    for peer in peers:
+        for bodies in (peer.flows.bodies, peer.expectations.bodies):
+            if bodies:
+                yield from [key for key in keys if key in bodies]
 
 
 def told_s(key: bytes, peer: Peer) -> int:
