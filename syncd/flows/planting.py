@@ -37,6 +37,7 @@ from syncd.flows.steps import Verb
 IN_THE_WAY = "another flow in the way"
 
 IsCopy = Callable[[bytes, bytes], bool]  # is the kernel's entry (key, body) a copy?
+IsTold = Callable[[bytes], object]  # does any peer tell this flow?
 
 _HEADER = Struct("<IHHII")
 _ORIGINAL = b"\x01\x80"  # CTA_TUPLE_ORIG
@@ -95,6 +96,7 @@ class PlantingPlan(CommitPlan):
         bed: Bed,
         own: Own,
         is_copy: IsCopy,
+        is_told: IsTold,
         tools: Tools,
     ) -> None:
         super().__init__(
@@ -117,8 +119,9 @@ class PlantingPlan(CommitPlan):
         self._restorer = tools.restorer
         self._reader = tools.reader
         self.strangers: list[bytes] = []
+        self.replaced: list[bytes] = []  # copies that nobody tells, and gave way
         self._own = own.flows.bodies
-        self._is_copy = is_copy
+        self._is_copy, self._is_told = is_copy, is_told
         own.sown.update(
             [key if key[6] == FLOW else plain_key(key) for key, _, _ in bed.fresh]
         )
@@ -152,7 +155,12 @@ class PlantingPlan(CommitPlan):
         elif not self._is_copy(key, held):
             self.strangers.append(key)
             self._fail(attempt.record, IN_THE_WAY)
+        elif key == attempt.record[0]:
+            super()._found(attempt, message)
+        elif self._is_told(key):  # of two copies that cannot both be, the first stays
+            self._fail(attempt.record, IN_THE_WAY)
         else:
+            self.replaced.append(key)
             super()._found(attempt, message)
 
     def _found_some(self, batch: Batch, replies: Sequence[tuple[int, bytes]]) -> None:

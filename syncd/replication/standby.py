@@ -179,7 +179,7 @@ class Standby:
             tools = self._tools[kind] = Tools(*kind)
         own, bed = self._own, self._beds.pop(place)
         bed.leave_out(own, self.masks)
-        plan = PlantingPlan(bed, own, self._is_copy, tools)
+        plan = PlantingPlan(bed, own, self._is_copy, self._told, tools)
         return Step(Task.PLANT, plan=plan)
 
     def _is_copy(self, key: bytes, held: bytes) -> bool:
@@ -442,6 +442,8 @@ class Standby:
         for key, reason in refused.items():
             self.refused.add(key, reason, now)
         self._own.lookups |= dict.fromkeys(plan.strangers)
+        for key in plan.replaced:
+            self.register.forget(key)
         counts.refused += len(refused)
 
     def _repair(self, key: bytes, body: bytes, held: bytes) -> None:

@@ -52,4 +52,5 @@ def _warmth(rng: random.Random) -> Warmth:
         beat_s=rng.choice((0.02, 0.02, 0.1)),
         steps=rng.choice((1, 4, 16)),
         answer_s=rng.choice((0.0, 0.0, 0.01, 0.1)),
+        failure=rng.choice((0.0, 0.0, 0.0, 0.02)),
     )

@@ -61,3 +61,20 @@ def test_an_expired_entry_is_gone_for_requests_and_its_tuple_is_free() -> None:
     assert flow.key not in node.kernel.flows
     story.settle(2.0)
     assert flow.key in node.kernel.flows
+
+
+def test_of_two_copies_that_cannot_both_be_the_first_stays_while_it_is_told() -> None:
+    """Seed 125: what is an original tuple at one peer is a reply at the other."""
+    story = Story("fw1", "fw2", "fw3", warmth=Warmth())
+    kernel = story.nodes["fw3"].kernel
+    (one,) = story.open("fw1")
+    facts = one.facts._replace(orig=one.facts.reply, reply=one.facts.orig)
+    other = story.nodes["fw2"].kernel.create(facts, 432000)
+    story.wait(1.0)
+    (first,) = kernel.flows
+    assert set(story.nodes["fw3"].running.own.planted) == {first}
+    ends, second = ("fw1", other) if first == one.key else ("fw2", one)
+    story.close(ends, [one if ends == "fw1" else other])
+    story.wait(30.0)
+    assert set(kernel.flows) == {second.key}
+    assert set(story.nodes["fw3"].running.own.planted) == {second.key}
