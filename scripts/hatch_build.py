@@ -29,6 +29,7 @@ MODULES = (
     *("flows/young", "flows/admission", "flows/restore", "flows/commit"),
     *("flows/triage", "flows/planted", "flows/planting"),
     *("replication/frame", "replication/outbox", "replication/standby"),
+    *("replication/closing", "replication/told"),
 )
 _CYTHON = (3, 0)  # the first that knows pure Python mode with .pxd files as used here
 _DIRECTIVES = (*("language_level=3", "annotation_typing=False", "binding=True"),)

@@ -189,8 +189,11 @@ class Takeover:
             await asyncio.sleep(0)
         self._engine.dump_wanted = True
         self._listener.heal()
-        loop = asyncio.get_running_loop()
-        self._forgetting = loop.call_later(SETTLED_S, self._forget)
+        if self._committed:
+            loop = asyncio.get_running_loop()
+            self._forgetting = loop.call_later(SETTLED_S, self._forget)
+        else:
+            self._forget()
 
     def _forget(self) -> None:
         """Nothing is settled any more: free the memory."""

@@ -29,6 +29,9 @@ class Committed:
         self._bodies: dict[bytes, bytes] = {}
         self._since = 0.0
 
+    def __bool__(self) -> bool:
+        return bool(self._bodies)
+
     def note(self, records: Iterable[TimedRecord], now: float) -> None:
         """These records are in the kernel."""
         if self.expired(now):

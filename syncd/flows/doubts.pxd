@@ -3,7 +3,7 @@ import cython
 
 from syncd.flows.rollcall cimport RollCall
 
-cdef int _SLACK_S, _PAIRS_LIMIT, _EXPECTATION
+cdef int _SLACK_S, _PAIRS_LIMIT, _EXPECTATION, _SHIFT
 cdef bytes _TIMEOUT_HEAD, _TCP_HEADS
 
 cdef class Doubts:
@@ -14,7 +14,7 @@ cdef class Doubts:
 
     cpdef bint note(self, Py_ssize_t limit) except -1
     @cython.locals(
-        planted=dict, ends=dict, roll=RollCall, found=list, second=long, left=long,
+        planted=dict, ends=dict, roll=RollCall, found=list, second=long, left=long, end=long,
         record=tuple, key=bytes, held=bytes, body=bytes, at=Py_ssize_t,
     )
     cpdef list look(self, list records, dict told, double now)

@@ -10,9 +10,11 @@ one pair of states holds for all flows that differ in nothing else.
 
 from collections.abc import Callable
 
+from syncd.flows.planted import END_SHIFT
 from syncd.flows.record import EXPECTATION, Record
 from syncd.flows.rollcall import RollCall
 
+_SHIFT = END_SHIFT
 _SLACK_S = 3  # seconds are whole, and a batch took a moment
 _PAIRS_LIMIT = 4096
 _EXPECTATION = EXPECTATION
@@ -38,7 +40,7 @@ class Doubts:
         ends: dict[bytes, int],
         differ: Callable[[bytes, bytes, bytes], bool],
     ) -> None:
-        """`planted` and `ends`, when their timers end, go on changing meanwhile.
+        """`planted` and `ends`, as `Planted` has them, go on changing meanwhile.
 
         `differ` judges: key, what is told, what is held.
         """
@@ -72,9 +74,10 @@ class Doubts:
                 self.untold += 1
             else:
                 self.compared += 1
-            end = ends.get(key)
+            known = ends.get(key)
             at = held[0]
-            if end is not None and held[at + 8 : at + 12] == _TIMEOUT_HEAD:
+            if known is not None and held[at + 8 : at + 12] == _TIMEOUT_HEAD:
+                end = known >> _SHIFT
                 left = end - second - (held[at + 14] << 8 | held[at + 15])
                 left -= held[at + 12] << 24 | held[at + 13] << 16
                 if left > _SLACK_S or left < -_SLACK_S:

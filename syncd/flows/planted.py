@@ -21,8 +21,10 @@ from syncd.flows.record import EXPECTATION, FLOW, plain_key, timeout_of
 SHORT_S = 120  # the timer of copies of flows that have less than the long one
 SLACK_S = 3  # seconds are whole, and a batch takes a moment
 GONE_S = 15  # in which the kernel reports an entry whose timer has run out
+END_SHIFT = 32  # of what is known of a timer: above it the end, below it the due second
 # C integers when compiled, where those of record.py are objects.
 _FLOW, _EXPECTATION, _GRE, _IPV4 = FLOW, EXPECTATION, 47, 2
+_SHIFT, _DUE = END_SHIFT, (1 << END_SHIFT) - 1
 
 
 class Planted:
@@ -31,7 +33,6 @@ class Planted:
     __slots__ = (
         "_at",
         "_count",
-        "_out",
         "_own",
         "_wheel",
         "_zoned",
@@ -45,10 +46,11 @@ class Planted:
         self.late_s = min(SHORT_S, long_s) * 3 // 8  # who has less left was forgotten
         self._own = own
         self._zoned: dict[bytes, bytes] = {}  # what the kernel names without its zone
-        # The second in which the timer ends, of each key that is in the wheel or out.
+        # The second in which its timer ends, and that in which it is due: 0 when it was
+        # told to be due, and is not noted again yet.
         self.ends: dict[bytes, int] = {}
-        self._out: set[bytes] = set()  # told to be due, and not noted again yet
-        self._wheel: dict[int, list[bytes]] = {}  # by the second in which they are due
+        # By that second; an entry of the wheel counts if `ends` says the same.
+        self._wheel: dict[int, list[bytes]] = {}
         self._at = 0
         self._count = 0
 
@@ -89,17 +91,18 @@ class Planted:
 
     def wrote(self, keys: list[bytes], timer_s: int, now: float) -> None:
         """Entries of these keys have this timer, if they are in the kernel."""
-        second, ends, wheel, out = int(now), self.ends, self._wheel, self._out
+        second, ends, wheel = int(now), self.ends, self._wheel
         span, half = max(timer_s // 8, 1), min(timer_s, self.long_s) // 2
-        latest, count, end = second + half, self._count, second + timer_s
+        latest, count, end = second + half, self._count, (second + timer_s) << _SHIFT
         for key in keys:
-            if key not in ends or key in out:  # else it stays where it is
+            due = ends.get(key, 0) & _DUE  # where it is in the wheel, it stays
+            if not due:
                 count += 1
-                out.discard(key)
-                wheel.setdefault(latest - count % span, []).append(key)
+                due = latest - count % span
+                wheel.setdefault(due, []).append(key)
             if key[6] == _EXPECTATION and (plain := plain_key(key)) != key:
                 self._zoned[plain] = key
-            ends[key] = end
+            ends[key] = end | due
         self._count = count
 
     def postpone(self, key: bytes) -> None:
@@ -107,20 +110,16 @@ class Planted:
 
         It is due again at half of what is left: it may be told anew until then.
         """
-        self._out.discard(key)
-        end = self.ends.setdefault(key, self._at)
+        end = self.ends.get(key, self._at << _SHIFT) >> _SHIFT
         left_s = end - self._at
-        self._put(key, self._at + left_s // 2 if left_s > GONE_S else end + GONE_S)
+        due = self._at + left_s // 2 if left_s > GONE_S else end + GONE_S
+        self._put(key, end, due)
 
     def forget(self, key: bytes) -> None:
         """It is not planted any more."""
         plain = key if key[6] == _FLOW else plain_key(key)
         self._own.planted.pop(plain, None)
-        if key in self._out:
-            self._out.discard(key)
-            del self.ends[key]
-        elif key in self.ends:
-            self.ends[key] = 0  # an entry that is found now is none of ours
+        self.ends.pop(key, None)
         if self._zoned:
             self._zoned.pop(plain, None)
 
@@ -131,31 +130,34 @@ class Planted:
             self._at = min(self._wheel, default=second)
         while self._at <= second:
             for key in self._wheel.pop(self._at, ()):
+                known = ends.get(key, 0)
+                if known & _DUE != self._at:
+                    continue  # forgotten, or put elsewhere since
                 body = bodies(key)
-                if body is None:  # it became own, or ended
-                    ends.pop(key, None)
+                if body is None:  # it became own
+                    del ends[key]
                     continue
-                timer_s = self.timer_s(key, body)
-                late_s = ends.get(key, 0) - timer_s * 5 // 8 - second
+                timer_s, end = self.timer_s(key, body), known >> _SHIFT
+                late_s = end - timer_s * 5 // 8 - second
                 if late_s > 0 and timer_s <= self.long_s:  # it was written since
-                    self._put(key, second + late_s)
+                    self._put(key, end, second + late_s)
                 else:
-                    self._out.add(key)
+                    ends[key] = end << _SHIFT
                     yield key
             self._at += 1
 
     def ended(self, key: bytes, now: float) -> bool:
         """Has its timer run out, so that the kernel has ended it by now?"""
-        return self.ends.get(key, 0) <= now
+        return self.ends.get(key, 0) >> _SHIFT <= now
 
     def lives(self, key: bytes, held: bytes, now: float, took_s: float) -> bool:
         """Has a packet of it been here? `held` is what the kernel showed just now."""
-        left_s, end = timeout_of(held), self.ends.get(key)
-        if key[6] == _EXPECTATION or left_s is None or end is None:
+        left_s, known = timeout_of(held), self.ends.get(key)
+        if key[6] == _EXPECTATION or left_s is None or known is None:
             return False
         if self.timer_s(key, held) > self.long_s:
             return False  # GRE: packets do not set its timer
-        return abs(end - now - left_s) > SLACK_S + took_s
+        return abs((known >> _SHIFT) - now - left_s) > SLACK_S + took_s
 
     def ours(self, key: bytes, held: bytes, now: float) -> bool:
         """Is this entry of the kernel a copy, as far as anybody can tell?
@@ -173,10 +175,11 @@ class Planted:
         self._own.planted.clear()
         self._zoned.clear()
         self.ends.clear()
-        self._out.clear()
         self._wheel.clear()
         self._at = 0
         return planted
 
-    def _put(self, key: bytes, second: int) -> None:
-        self._wheel.setdefault(max(second, self._at), []).append(key)
+    def _put(self, key: bytes, end: int, second: int) -> None:
+        due = max(second, self._at)
+        self._wheel.setdefault(due, []).append(key)
+        self.ends[key] = end << _SHIFT | due

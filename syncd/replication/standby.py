@@ -401,7 +401,8 @@ class Standby:
         forget, unalterable = self.register.forget, self._unalterable
         for key in keys:
             forget(key)
-            unalterable.pop(key, None)
+            if unalterable:
+                unalterable.pop(key, None)
         if touched is not None:  # what a dump has shown of them is old
             touched.update(keys)
         self.counts.deleted += len(keys)

@@ -2,6 +2,7 @@
 
 from syncd.flows import nla
 from syncd.flows.doubts import Doubts
+from syncd.flows.planted import END_SHIFT
 from syncd.flows.planting import same_copy
 from syncd.flows.record import (
     CTA_MARK,
@@ -45,7 +46,7 @@ class Scene:
         self.told = {flow_key(number): tcp_body(number, 86400) for number in numbers}
         self.planted = dict(self.told)
         self.judged = 0
-        ends = dict.fromkeys(self.planted, int(NOW) + 100)
+        ends = dict.fromkeys(self.planted, int(NOW) + 100 << END_SHIFT)
         self.doubts = Doubts(self.planted, ends, self._differ)
 
     def _differ(self, _key: bytes, told: bytes, held: bytes) -> bool:
