@@ -38,6 +38,11 @@ class Forwarding:
     def __bool__(self) -> bool:
         return bool(self._keys)
 
+    @property
+    def undecided(self) -> bool:
+        """Are there words of peers that may count later?"""
+        return any(self._doubted.values())
+
     def look(self, peers: Iterable[Peer], now: float) -> Iterator[bytes]:
         """The keys that are to be noted once more: what is told of them counts now."""
         for peer in peers:

@@ -72,7 +72,7 @@ class Standby:
         self._looks: deque[bytes] = deque()
         self._ended: set[bytes] = set()  # by their peer; to be looked at, then deleted
         self._deletes: list[bytes] = []
-        self._forwarding = Forwarding(own, self._told, self.counts)
+        self.forwarding = Forwarding(own, self._told, self.counts)
         self._beds: dict[tuple[int, int], Bed] = {}  # by rank and timer
         self._closing = Closing()
         self._now = 0.0  # when the step began
@@ -99,7 +99,7 @@ class Standby:
     @property
     def idle(self) -> bool:
         """Is there nothing to be done now?"""
-        return not (self.waiting or self._beds or self._forwarding)
+        return not (self.waiting or self._beds or self.forwarding)
 
     # What there is to be done
 
@@ -110,7 +110,7 @@ class Standby:
         if self._former.look(now):
             self._gleaning.at = now  # they are looked through at once
         self._touched.update(self._closing.due(now))
-        self._touched.update(self._forwarding.look(self._peers.values(), now))
+        self._touched.update(self.forwarding.look(self._peers.values(), now))
         uprooted = list(map(self.register.name, self._own.take_uprooted()))
         self._take((uprooted, uprooted))
         self._looks.extend(self.register.due(now))
@@ -166,8 +166,8 @@ class Standby:
         if self._deletes:
             keys, self._deletes = self._deletes, []
             return Step(Task.DELETE, keys)
-        if self._forwarding:
-            return self._forwarding.step()
+        if self.forwarding:
+            return self.forwarding.step()
         return self._plan() if self._beds else None
 
     def _plan(self) -> Step:
@@ -329,7 +329,7 @@ class Standby:
         elif key in flows.held:
             self.refused.retry(key, int(now) + FIRST_RETRY_S)
         elif self._roles.role != PRIMARY or peer.role == PRIMARY:
-            self._forwarding.note(key, ours, told, now)
+            self.forwarding.note(key, ours, told, now)
 
     def _told(self, key: bytes) -> Told | None:
         return told_of(self._peers.values(), key)

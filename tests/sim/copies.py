@@ -42,6 +42,8 @@ def wrong_copies(node: "SimulatedNode") -> str:
     peers = engine.peers.values()
     if standby.adopting:
         return f"{node.name} has not adopted what it took over"
+    if standby.forwarding.undecided:
+        return f"{node.name} may bring own flows forward"
     told_keys = {key: None for peer in peers for key in peer.flows.bodies}
     for key in told_keys:
         if key in engine.own.flows.bodies:
