@@ -100,6 +100,7 @@ class Node:
         self._looked_at: float | None = None  # when every interface was seen once
         self._timer: asyncio.TimerHandle | None = None
         self._sending: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
 
     def _auditor(self) -> Auditor:
         return Auditor(
@@ -141,12 +142,23 @@ class Node:
         if self._failure is not None:
             raise self._failure
 
+    def stop(self) -> None:
+        """End `run` when peers know what a promotion made ours; called again: now."""
+        if self._stopping is None:
+            self._stopping = watched(self._wind_up(), "stopping")
+        else:
+            self.stopped.set()
+
+    async def _wind_up(self) -> None:
+        await self.operations.wind_up({})
+        self.stopped.set()
+
     async def _close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         await self.watching.close()
         await self.control.close()
-        for task in (*self._watchers, self._sending):
+        for task in (*self._watchers, self._sending, self._stopping):
             if task is not None:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):

@@ -110,11 +110,15 @@ class Operations:
         return {"ok": options["fingerprint"] == self._node.config.fingerprint}
 
     async def _stop(self, options: dict[str, object]) -> Answer:
-        if self._takeover.adopting:  # the peers have to know what is ours now
-            await self._takeover.settle()
-            await self._until(self._nothing_to_tell, options, _FLUSH_S)
+        await self.wind_up(options)
         asyncio.get_running_loop().call_soon(self._node.stopped.set)
         return {"ok": True}
+
+    async def wind_up(self, options: dict[str, object]) -> None:
+        """Return when the peers know what a promotion has made ours, or soon."""
+        if self._takeover.adopting:
+            await self._takeover.settle()
+            await self._until(self._nothing_to_tell, options, _FLUSH_S)
 
     # Tables for the eye
 
@@ -326,9 +330,13 @@ class Operations:
     def delete_ended(self) -> None:
         """Delete this kernel's copies of what their owner has ended."""
         keys = self._engine.take_ended_elsewhere()
+        own = self._engine.own
         for at in range(0, len(keys), _DELETE_BATCH):
             part = keys[at : at + _DELETE_BATCH]
-            requests = [restore.delete(key, n) for n, key in enumerate(part, 1)]
+            requests = [
+                restore.delete(key, n, own.flows.ident(key))
+                for n, key in enumerate(part, 1)
+            ]
             try:
                 self._node.requests.send(requests)
             except KernelError as error:
@@ -337,8 +345,8 @@ class Operations:
                 self._node.listener.heal()
                 continue
             for key in part:  # our own deletions raise no event here
-                self._engine.own.flows.end(key)
-                self._engine.own.expectations.end(key)
+                own.flows.end(key)
+                own.expectations.end(key)
 
     async def _verify(self, options: dict[str, object]) -> Answer:
         return await verify(

@@ -65,7 +65,7 @@ async def _serve(path: str, config: Config) -> None:
         _LOG.warning(text)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, node.stopped.set)
+        loop.add_signal_handler(number, node.stop)
     loop.add_signal_handler(signal.SIGHUP, _reload, node, path)
     watchdog = asyncio.create_task(_watchdog())
     try:

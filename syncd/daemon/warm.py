@@ -61,6 +61,7 @@ class Warm:
             engine.node, engine.own, engine.peers, engine.roles, long_s
         )
         self.standby.wants = engine.admission.wants
+        self.standby.take_own = engine.admission.events
         engine.readiness.beside = self.standby.lacking
         self._engine = engine
         self.errands = Errands()

@@ -135,8 +135,8 @@ class Own:
                 if changes is not None:
                     changes.note(key, bodies[key], body)
                 bodies[key] = body
-                if held:
-                    held.pop(key, None)
+                if held and key in held:  # we may have deleted it since
+                    self.lookups[key] = None
                 # STATUS stands behind REPLY; its lowest byte has SEQ_ADJUST.
                 if mask & _ADJUSTING_BITS and (
                     (body[body[0] + 7] & _SEQ_ADJUST and not mask & _SEQ_ADJ_BIT)

@@ -78,6 +78,7 @@ class Bed:
                 if not _noted(record, held, owner.planted, masks)
             ]
         if own:
+            self.fresh = [record for record in self.fresh if record[0] not in own]
             known = zip(self.known, self.held, strict=True)
             kept = [pair for pair in known if pair[0][0] not in own]
             self.known = [record for record, _ in kept]

@@ -41,6 +41,7 @@ from syncd.flows.record import (
     CTA_EXPECT_TIMEOUT,
     CTA_HELP,
     CTA_HELP_NAME,
+    CTA_ID,
     CTA_IP_V4_DST,
     CTA_IP_V4_SRC,
     CTA_IP_V6_DST,
@@ -288,11 +289,16 @@ def refresh(
     return _message(CT_NEW, REQUEST, sequence, *parts)
 
 
-def delete(key: bytes, sequence: int) -> bytes:
-    """Delete the record. Never a flush: a key without a tuple is a RecordError."""
+def delete(key: bytes, sequence: int, ident: bytes = b"") -> bytes:
+    """Delete the record. Never a flush: a key without a tuple is a RecordError.
+
+    With its CTA_ID only this life of a flow is deleted, and none that came after it.
+    """
     _require_tuple(key)
-    kind = EXP_DELETE if is_expectation(key) else CT_DELETE
-    return _message(kind, REQUEST, sequence, key)
+    if is_expectation(key):
+        return _message(EXP_DELETE, REQUEST, sequence, key)
+    exact = nla.tlv(CTA_ID, ident) if ident else b""
+    return _message(CT_DELETE, REQUEST, sequence, key, exact)
 
 
 def delete_reply(key: bytes, body: bytes, sequence: int) -> bytes:

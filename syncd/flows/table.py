@@ -228,6 +228,10 @@ class OwnTable:
         if self.marks.setdefault(key, body) is NEW_TO_PEERS:
             del self.marks[key]
 
+    def ident(self, key: bytes) -> bytes:
+        """The CTA_ID of the record, b"" if that is not known."""
+        return self.facts[key][0] if key in self.facts else b""
+
     def take_left(self) -> list[bytes]:
         """Keys that are own no more, since this was last asked."""
         left, self.left = self.left or [], []

@@ -23,7 +23,7 @@ from syncd.flows.own import Own
 from syncd.flows.planted import SHORT_S, Planted
 from syncd.flows.planting import Bed, PlantingPlan, Tools, is_another, same_copy, shown
 from syncd.flows.reader import RecordReader
-from syncd.flows.record import EXPECTATION, status_of, without_timeout
+from syncd.flows.record import EXPECTATION, Record, status_of, without_timeout
 from syncd.flows.triage import triage
 from syncd.replication.closing import Closing
 from syncd.replication.findings import Findings
@@ -60,6 +60,7 @@ class Standby:
         self.room: int | None = None  # entries that the kernel's table has room for
         self.register = Planted(own, long_s)
         self.wants: Callable[[bytes, bytes], bool] = _anything  # the filter's word
+        self.take_own: Callable[[list[Record], float], None] = own.apply
         self._own = own
         own.flows.left, own.expectations.left = [], []
         self._peers = peers
@@ -379,7 +380,7 @@ class Standby:
             ):
                 self.counts.alive += 1
                 register.forget(key)
-                self._own.apply([record], now)
+                self.take_own([record], now)
             elif told is not None:
                 if is_another(key, body, told[1]):  # the peer has begun it anew
                     self._replace(key)

@@ -116,6 +116,22 @@ def test_deletes_free_the_table(requests: RequestSocket) -> None:
     assert requests.table_size()[0] == 0
 
 
+def test_a_delete_with_an_id_ends_that_life_of_a_flow_only(
+    requests: RequestSocket,
+) -> None:
+    records = _records(1)
+    key = records[0][0]
+    requests.send(_creates(records))
+    (reply,) = requests.get([restore.lookup(key, 1)])
+    assert reply is not None
+    ident = RecordReader().read_one(reply)[3]
+    other = bytes(byte ^ 1 for byte in ident)
+    assert requests.send([restore.delete(key, 1, other)])
+    assert requests.table_size()[0] == 1
+    assert not requests.send([restore.delete(key, 1, ident)])
+    assert requests.table_size()[0] == 0
+
+
 def test_a_dump_has_every_flow_in_parts(requests: RequestSocket) -> None:
     records = _records(2000)
     requests.send(_creates([*records, (_UDP6.key, _UDP6.body, 0.0)]))

@@ -338,10 +338,11 @@ class ModelKernel:
         self._tell_end(entry, early=early)
         self._end_expectations(entry)
 
-    def delete(self, key: bytes) -> None:
+    def delete(self, key: bytes, ident: bytes) -> None:
         """The daemon's own request; its event socket does not hear of it."""
-        entry = self.flows.pop(key, None)
-        if entry is not None:
+        entry = self.flows.get(key)
+        if entry is not None and ident in (b"", entry.ident.to_bytes(4)):
+            del self.flows[key]
             self._leave(entry)
             self._end_expectations(entry)
 

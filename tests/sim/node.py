@@ -406,7 +406,7 @@ class SimulatedNode:
             held = len(engine.own.flows.held)
             engine.tick(now)
             for key in engine.take_ended_elsewhere():
-                self.kernel.delete(key)
+                self.kernel.delete(key, engine.own.flows.ident(key))
                 engine.own.flows.end(key)
                 held = -1
             if held != len(engine.own.flows.held):

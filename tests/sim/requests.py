@@ -105,7 +105,7 @@ class Requests:
         elif kind == _CT_GET:
             return self._kernel.show(entry)
         elif kind == _CT_DELETE:
-            self._kernel.delete(entry.key)
+            self._kernel.delete(entry.key, b"")
         return None
 
     def _find(self, asked: dict[str, bytes]) -> Entry | None:

@@ -62,6 +62,7 @@ class SimulatedStandby:
             *(engine.node, engine.own, engine.peers, engine.roles), warmth.long_s
         )
         self.standby.wants = engine.admission.wants
+        self.standby.take_own = engine.admission.events
         self.rng = random.Random(node.name + repr(warmth) + str(engine.epoch))
         self.requests = Requests(node.kernel, node.clock, self.rng)
         self.taken: set[bytes] = set()  # by promotions in this life

@@ -9,6 +9,7 @@ from syncd.flows.record import (
     EXP_DUMP,
     EXP_END,
     EXP_NEW,
+    UPDATE,
     Record,
 )
 
@@ -55,6 +56,20 @@ def test_a_part_that_shows_the_later_flow_does_not_keep_either_alive() -> None:
     assert list(own.lookups) == [flow_key(1)]  # the kernel says: there is none
     own.end_dump(2.0)
     assert not own.flows.bodies
+
+
+def test_what_we_deleted_is_not_revived_by_an_older_update() -> None:
+    """Seed 5006440: the end was held back, the update was read after it."""
+    own = Own()
+    put(own, 1)
+    own.flows.holding = True  # a demoted node, whose copy the new primary has ended
+    own.flows.end(flow_key(1))
+    kind, key, body, ident, mask = new_flow(1)
+    own.apply([(UPDATE, key, body, ident, mask)], 1.0)
+    assert set(own.flows.held) == {key}
+    assert list(own.lookups) == [key]
+    own.apply([(DUMP, key, body, ident, mask)], 1.0)  # the kernel has it after all
+    assert not own.flows.held
 
 
 def test_what_we_deleted_during_a_dump_is_not_revived_by_an_older_part() -> None:

@@ -12,6 +12,7 @@ from syncd.flows.record import (
     CTA_EXPECT_TIMEOUT,
     CTA_EXPECT_ZONE,
     CTA_HELP,
+    CTA_ID,
     CTA_LABELS,
     CTA_MARK,
     CTA_NAT_SRC,
@@ -223,6 +224,8 @@ def test_deletes_and_lookups_name_the_tuple_and_the_zone() -> None:
     vector = _vector("zone")
     for message in (restore.delete(vector.key, 7), restore.lookup(vector.key, 7)):
         assert set(_sent(message)) == {CTA_TUPLE_ORIG, CTA_ZONE}
+    exact = _sent(restore.delete(vector.key, 7, b"\1\2\3\4"))
+    assert exact[CTA_ID][4:] == b"\1\2\3\4"
     by_reply = restore.delete_reply(vector.key, vector.body, 7)
     assert set(_sent(by_reply)) == {CTA_TUPLE_REPLY, CTA_ZONE}
 

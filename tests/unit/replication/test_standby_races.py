@@ -168,3 +168,35 @@ def test_an_expectation_is_own_whatever_zone_its_master_is_said_to_have() -> Non
     assert scene.standby.next_step(scene.kernel.now) is None
     scene.standby.miss([zoned], scene.kernel.now)
     assert scene.standby.idle
+
+
+def test_what_became_own_while_its_copy_waited_is_not_created() -> None:
+    """Seed 5006657: the own flow ended meanwhile, and the copy was taken for it."""
+    scene = Scene()
+    scene.tell(2)
+    scene.work()
+    scene.tell(1)
+    scene.standby.audit(keys(2))
+    step = scene.standby.next_step(scene.kernel.now)
+    assert step is not None
+    assert step.task is Task.LOOK
+    assert scene.standby.waiting == 1
+    record: Record = (NEW, flow_key(1), flow_body(1), IDENT, _MASK)
+    scene.own.apply([record], scene.kernel.now)
+    scene.standby.looked(step.keys, scene.kernel.show(step.keys), scene.kernel.now)
+    scene.work()
+    assert scene.held == keys(2) == set(scene.own.planted)
+
+
+def test_what_turns_out_to_be_own_goes_the_way_of_all_that_is() -> None:
+    """Seed 6161 of --warm: its expectations waited for it, and nobody told them."""
+    scene = Scene()
+    taken: list[Record] = []
+    scene.standby.take_own = lambda records, _now: taken.extend(records)
+    scene.tell(1)
+    scene.work()
+    scene.kernel.packet(flow_key(1), 3600)
+    scene.standby.audit(keys(1))
+    scene.work()
+    assert [record[1] for record in taken] == [flow_key(1)]
+    assert not scene.own.planted
