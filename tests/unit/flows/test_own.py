@@ -64,7 +64,7 @@ def test_what_we_deleted_is_not_revived_by_an_older_update() -> None:
     put(own, 1)
     own.flows.holding = True  # a demoted node, whose copy the new primary has ended
     own.flows.end(flow_key(1))
-    kind, key, body, ident, mask = new_flow(1)
+    _, key, body, ident, mask = new_flow(1)
     own.apply([(UPDATE, key, body, ident, mask)], 1.0)
     assert set(own.flows.held) == {key}
     assert list(own.lookups) == [key]
