@@ -185,7 +185,7 @@ class Takeover:
         left = iter(flows)
         while part := list(islice(left, _ADOPT_AT_ONCE)):
             self._committed.note(part, began)
-            own.flows.adopt(part)
+            own.adopt(part)
             await asyncio.sleep(0)
         self._engine.dump_wanted = True
         self._listener.heal()

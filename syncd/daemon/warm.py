@@ -235,7 +235,7 @@ class Warm:
         if records:
             while (batch := plan.next_batch()) is not None:
                 plan.report(batch, *(await self.errands.run(batch.messages)))
-            own.flows.adopt(records)
+            own.adopt(records)
         return plan.result
 
     async def _adopt(self, taken: dict[bytes, bytes]) -> None:
@@ -254,8 +254,7 @@ class Warm:
             now = time.monotonic()
             records = [(key, body, age_s(peers, key, now)) for key, body in part]
             flows = [record for record in records if record[0][6] != EXPECTATION]
-            own.flows.adopt(flows)
-            own.expectations.adopt([r for r in records if r[0][6] == EXPECTATION])
+            own.adopt(records)
             if own.flows.left is not None:  # what ended meanwhile may live elsewhere
                 bodies = own.flows.bodies
                 own.flows.left += [key for key, _, _ in flows if key not in bodies]

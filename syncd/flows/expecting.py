@@ -24,6 +24,7 @@ from syncd.flows.reader import RecordReader
 from syncd.flows.record import CTA_EXPECT_ZONE, CTA_ZONE, master_of
 
 MASTER_ABSENT = "master absent"
+ENDED = "ended at the peer, by its timer"
 MASTER_WITHOUT_HELPER = "master without helper"
 EXPECTATIONS_FULL = "expectation table full"
 MALFORMED = "malformed"
@@ -89,6 +90,8 @@ class Expecting:
         self._timeout_s = timeout_s
         self._reader = RecordReader()
         self._waiting: deque[Trial] = deque()
+        # What is not put there on purpose, and why: no failure, but it is not there.
+        self.omitted: dict[bytes, str] = {}
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -99,7 +102,7 @@ class Expecting:
         if word == wildcard.ACCEPT or not wildcard.is_wildcard(record[0]):
             self._waiting.append(Trial(record, Ask.CREATE))
         elif word == wildcard.REFUSE:
-            self._wildcards.uncommitted(wildcard.BY_POLICY)
+            self._omit(record, wildcard.BY_POLICY)
         else:
             self._waiting.append(Trial(record, Ask.MASTER))
 
@@ -117,7 +120,8 @@ class Expecting:
                     built = self._build(trial, take(2))
                     sent += [(message, trial) for message in built]
                 else:
-                    self._tally.unchanged += 1  # it ended where it came from
+                    self._tally.unchanged += 1
+                    self.omitted[trial.record[0]] = ENDED
             except RecordError:
                 failed.append((trial.record, MALFORMED, ""))
         return sent, failed
@@ -181,9 +185,13 @@ class Expecting:
         key, body, _ = trial.record
         reason = wildcard.objection(key, body, master)
         if reason:
-            self._wildcards.uncommitted(reason)
+            self._omit(trial.record, reason)
         else:
             self._again(trial, Ask.CREATE)
+
+    def _omit(self, record: TimedRecord, reason: str) -> None:
+        self._wildcards.uncommitted(reason)
+        self.omitted[record[0]] = reason
 
     def _refused(self, trial: Trial, code: int, text: str) -> Iterator[Failure]:
         if trial.ask is Ask.TIME and code in (errno.ENOENT, errno.ETIME):

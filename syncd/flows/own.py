@@ -198,6 +198,18 @@ class Own:
         if mask & _HELPED:
             self._helped.note(key, body, mask)
 
+    def adopt(self, records: Sequence[tuple[bytes, bytes, float]]) -> None:
+        """Flows and expectations were just put into this kernel; see `OwnTable`."""
+        flows = [record for record in records if record[0][6] == FLOW]
+        self.flows.adopt(flows)
+        for key, _, _ in flows:  # expectations of a dump are in the zone of theirs
+            self._zoned.note(key, self.flows.bodies)
+        if self.planted:
+            for key, _, _ in records:
+                self.claim(plain_key(key))
+        if len(flows) < len(records):
+            self.expectations.adopt([r for r in records if r[0][6] != FLOW])
+
     def plant(self, records: Iterable[tuple[bytes, bytes]]) -> None:
         """These records were written into this kernel for a peer: they are not own."""
         planted, roll = self.planted, self.roll
@@ -456,15 +468,15 @@ class Own:
     def _in_zone(self, record: Record) -> Record:
         """The same expectation under the zone of its master, if that is known.
 
-        Of several flows with the master's tuple the one that has a helper counts.
+        Of several such flows one with a helper counts, best where it is known already.
         """
         kind, key, body, ident, mask = record
         masters = list(self._zoned.masters(master_of(body), self.flows.bodies))
         helped = [m for m in masters if self.flows.facts[m][1] & _HELP_BIT]
-        zone = next((zone_of_original(m) for m in helped or masters), None)
-        return (
-            record if zone is None else (kind, with_zone(key, zone), body, ident, mask)
-        )
+        zones = map(zone_of_original, helped or masters)
+        keys = [key if zone is None else with_zone(key, zone) for zone in zones]
+        known = [zoned for zoned in keys if zoned in self.expectations.bodies]
+        return kind, (known or keys or [key])[0], body, ident, mask
 
     def expectation_key(self, plain: bytes, ident: bytes) -> bytes:
         """Under which key an expectation is stored that the kernel names plainly."""

@@ -127,6 +127,13 @@ class PlantingPlan(CommitPlan):
             [key if key[6] == FLOW else plain_key(key) for key, _, _ in bed.fresh]
         )
 
+    def next_batch(self) -> Batch | None:
+        batch = super().next_batch()
+        if omitted := self._expecting.omitted:
+            self.refused |= omitted
+            omitted.clear()
+        return batch
+
     def _updates(self) -> Batch:
         differing = self._differing
         batch = super()._updates()

@@ -376,12 +376,19 @@ class Cluster:
             if any(node.running.own.flows.held for node in self.nodes.values()):
                 granted_s += patience_s
                 patience_s = 0.0
-            wrong = self.disagreement()
+            wrong = self.disagreement() or self._undecided()
             if not wrong:
                 return max(self.clock.now - begin - granted_s, 0.0)
             if self.clock.now - begin >= limit_s + granted_s:
                 raise Violation(f"no agreement after {limit_s} s: {wrong}")
             self.clock.run_until(self.clock.now + _STEP_S)
+
+    def _undecided(self) -> str:
+        """Who may bring own flows forward soon, for a peer has been in step so long?"""
+        for node in self.nodes.values():
+            if node.warm is not None and node.warm.standby.forwarding.undecided:
+                return f"{node.name} may bring own flows forward"
+        return ""
 
     def rest(self) -> None:
         """Nothing happens any more: all stays equal, and only heartbeats are sent."""

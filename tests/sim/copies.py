@@ -42,8 +42,6 @@ def wrong_copies(node: "SimulatedNode") -> str:
     peers = engine.peers.values()
     if standby.adopting:
         return f"{node.name} has not adopted what it took over"
-    if standby.forwarding.undecided:
-        return f"{node.name} may bring own flows forward"
     told_keys = {key: None for peer in peers for key in peer.flows.bodies}
     for key in told_keys:
         if key in engine.own.flows.bodies:
@@ -61,7 +59,7 @@ def wrong_copies(node: "SimulatedNode") -> str:
                 continue  # its request has not been answered yet
             return f"{node.name} has no note of its copy of {key.hex()}"
         if other := difference(facts, entry.facts):
-            lost = node.losses and entry.met_at >= entry.began_at
+            lost = node.losses > 0
             many = node.watch.owners(key) > 1
             if key in standby.refused or ((lost or many) and not node.looked_through):
                 continue  # found when the copy is looked at: an event was lost, or

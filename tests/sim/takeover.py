@@ -116,7 +116,7 @@ def _adopt_within(
         node.watch.adopted(node.name, (key for key, _, _ in records))
         if node.running.own.flows.disturbed is None:  # ends were lost since, too
             node.uncertain, node.dumped = True, False
-        node.running.own.flows.adopt(records)
+        node.running.own.adopt(records)
         node.running.own.flows.disturbed = None
         node.command("resync kernel")
         node.watch.own(node)

@@ -4,15 +4,22 @@ from syncd.flows.own import Own
 from syncd.flows.reader import RecordReader
 from syncd.flows.record import (
     CANONICAL,
+    CTA_HELP,
+    CTA_ZONE,
     DUMP,
     END,
     EXP_DUMP,
     EXP_END,
     EXP_NEW,
+    NEW,
     UPDATE,
     Record,
+    master_of,
+    plain_key,
+    with_zone,
 )
 
+from tests.messages import u16
 from tests.unit.flows.recorded import recorded
 from tests.unit.replication.talk import flow_body, flow_key, new_flow, put
 
@@ -142,3 +149,31 @@ def test_an_expectation_that_came_during_the_dump_stays() -> None:
     own.apply([announced("new", ONE)], 1.0)
     own.end_dump(2.0)
     assert len(own.expectations.bodies) == 1
+
+
+def _in_zone(key: bytes, zone: int) -> bytes:
+    """The key of a flow with this tuple in a zone."""
+    return plain_key(key) + u16(CTA_ZONE, zone)
+
+
+def test_of_masters_in_two_zones_that_counts_where_the_expectation_is_known() -> None:
+    """Seed 6834 of --warm: it was told under one zone and found under the other."""
+    own = Own()
+    _, key, body, _, mask = announced("new", ONE)
+    master = master_of(body)
+    helped = CANONICAL | 1 << CTA_HELP
+    own.apply([(NEW, master, b"", ONE, helped)], 1.0)
+    own.adopt([(_in_zone(master, 7), b"", 0.0), (with_zone(key, b"\0\7"), body, 0.0)])
+    own.begin_dump()
+    own.fill([(EXP_DUMP, key, body, TWO, mask)])
+    own.end_dump(2.0)
+    assert list(own.expectations.bodies) == [with_zone(key, b"\0\7")]
+
+
+def test_what_is_adopted_is_no_copy_any_more() -> None:
+    """Seed 7993 of --warm: a departed node's flow that another peer told as well."""
+    own = Own()
+    own.plant([(flow_key(1), flow_body(1))])
+    own.adopt([(flow_key(1), flow_body(1), 0.0)])
+    assert not own.planted
+    assert list(own.flows.bodies) == [flow_key(1)]
