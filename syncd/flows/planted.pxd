@@ -19,7 +19,7 @@ cdef class Planted:
     cpdef object note(self, records, Py_ssize_t timer_s, double now)
     @cython.locals(
         second=cython.longlong, ends=dict, wheel=dict, span=Py_ssize_t, end=cython.longlong,
-        half=Py_ssize_t, latest=Py_ssize_t, count=Py_ssize_t, key=bytes, plain=bytes,
+        looked_s=Py_ssize_t, latest=Py_ssize_t, count=Py_ssize_t, key=bytes, plain=bytes,
         due=cython.longlong,
     )
     cpdef object wrote(self, list keys, Py_ssize_t timer_s, double now)

@@ -92,8 +92,9 @@ class Planted:
     def wrote(self, keys: list[bytes], timer_s: int, now: float) -> None:
         """Entries of these keys have this timer, if they are in the kernel."""
         second, ends, wheel = int(now), self.ends, self._wheel
-        span, half = max(timer_s // 8, 1), min(timer_s, self.long_s) // 2
-        latest, count, end = second + half, self._count, (second + timer_s) << _SHIFT
+        looked_s = min(timer_s, self.long_s)  # GRE has a longer one
+        span, latest = max(looked_s // 8, 1), second + looked_s // 2
+        count, end = self._count, (second + timer_s) << _SHIFT
         for key in keys:
             due = ends.get(key, 0) & _DUE  # where it is in the wheel, it stays
             if not due:

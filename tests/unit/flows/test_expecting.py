@@ -6,7 +6,13 @@ from collections import deque
 import pytest
 from syncd.flows import nla, restore
 from syncd.flows.commit import CommitPlan, Result
-from syncd.flows.expecting import MALFORMED, MASTER_ABSENT, MASTER_WITHOUT_HELPER
+from syncd.flows.expecting import (
+    ENDED,
+    MALFORMED,
+    MASTER_ABSENT,
+    MASTER_WITHOUT_HELPER,
+    Expecting,
+)
 from syncd.flows.nla import nested, tlv
 from syncd.flows.own import Own
 from syncd.flows.record import (
@@ -260,3 +266,19 @@ def test_with_refuse_peers_are_not_told_of_wildcards() -> None:
         own.end_review()
         assert bool(own.expectations.bodies) is told
         assert own.wildcards.not_told == int(not told)
+
+
+@pytest.mark.parametrize(
+    ("word", "seconds", "reason"), [(REFUSE, 60, BY_POLICY), (ACCEPT, 0, ENDED)]
+)
+def test_what_is_left_out_on_purpose_is_said(
+    word: str, seconds: int, reason: str
+) -> None:
+    """Seed 7010 of --warm: a warm standby believed in a copy."""
+    wildcards = Wildcards()
+    wildcards.word = word
+    expecting = Expecting(Result(), wildcards, lambda _: 60)
+    key, body = _expected(seconds=seconds)
+    expecting.add((key, body, 0.0))
+    assert expecting.messages(10, lambda count: count) == ([], [])
+    assert expecting.omitted == {key: reason}

@@ -142,6 +142,19 @@ def test_the_zone_of_an_expectation_is_known_when_it_is_planted_again() -> None:
         assert register.name(key) == key
 
 
+def test_of_many_copies_of_gre_each_is_looked_at() -> None:
+    """Seed 7019 of --warm: their timer of days put all but the first into the past."""
+    own, (key, body) = Own(), (KEY, BODY)
+    gre = [key[:36] + b"\x2f" + key[37:-1] + bytes([n]) for n in range(200)]
+    register = Planted(own, 600)
+    register.note([(key, body)], SHORT_S, 1000.0)
+    assert list(register.due(1001.0)) == []
+    for one in gre:
+        assert register.timer_s(one, body) > 600
+        register.note([(one, body)], register.timer_s(one, body), 1001.0)
+    assert set(gre) <= set(register.due(1001.0 + 300.0))
+
+
 def test_a_copy_that_nobody_tells_is_looked_at_until_its_timer_has_run_out() -> None:
     own = Own()
     register = Planted(own, 600)
