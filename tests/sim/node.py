@@ -406,7 +406,8 @@ class SimulatedNode:
             held = len(engine.own.flows.held)
             engine.tick(now)
             for key in engine.take_ended_elsewhere():
-                self.kernel.delete(key, engine.own.flows.ident(key))
+                ident = b"" if self.old else engine.own.flows.ident(key)
+                self.kernel.delete(key, ident)
                 engine.own.flows.end(key)
                 held = -1
             if held != len(engine.own.flows.held):
