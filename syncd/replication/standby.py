@@ -364,7 +364,7 @@ class Standby:
         register = self.register
         for key, record in zip(keys, shown(self._reader, replies), strict=True):
             body = register.get(key)
-            if body is None:
+            if body is None or key in self._own.uprooted:  # an event came since
                 continue
             told = self._told(key)
             if record is None:

@@ -79,10 +79,10 @@ def wrong_expectations(node: "SimulatedNode") -> str:
     assert node.warm is not None
     engine, kernel = node.running, node.kernel
     standby = node.warm.standby
-    own = engine.own.expectations.bodies
+    own = engine.own
     for peer in engine.peers.values():
         for key in peer.expectations.bodies:
-            if key in own or key in standby.refused or standby.refused.awaits(key):
+            if own.has(key) or key in standby.refused or standby.refused.awaits(key):
                 continue
             if standby.register.get(key) is None:
                 return f"{node.name} has no copy of expectation {key.hex()}"

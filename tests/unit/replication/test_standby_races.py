@@ -200,3 +200,19 @@ def test_what_turns_out_to_be_own_goes_the_way_of_all_that_is() -> None:
     scene.work()
     assert [record[1] for record in taken] == [flow_key(1)]
     assert not scene.own.planted
+
+
+def test_an_answer_that_is_older_than_an_event_says_nothing() -> None:
+    """Seed 9588 of --warm: the copy had met a packet, was shown, and ended."""
+    scene = Scene()
+    scene.tell(1)
+    scene.work()
+    scene.kernel.packet(flow_key(1), 3600)
+    shown = scene.kernel.show([flow_key(1)])
+    ended = (END, flow_key(1), flow_body(1), IDENT, 0)
+    del scene.kernel.entries[flow_key(1)]
+    scene.own.apply([ended], scene.kernel.now)
+    scene.standby.looked([flow_key(1)], shown, scene.kernel.now)
+    assert not scene.own.flows.bodies
+    scene.work()
+    assert scene.held == keys(1) == set(scene.own.planted)
