@@ -270,16 +270,11 @@ class Standby:
                 return
             self._closing.end(key)
         if is_another(key, held, body):
-            self._replace(key)
+            self._deletes.append(key)  # and anew, see `deleted`
         elif key[6] == EXPECTATION:
             self._bed(key, body).fresh.append((key, body, 0.0))
         else:
             self._bed(key, body).differing.append(((key, body, 0.0), held))
-
-    def _replace(self, key: bytes) -> None:
-        """Delete the copy, and plant it anew as it is told then."""
-        self._deletes.append(key)
-        self._touched.add(key)
 
     def hurry(self) -> None:
         """Let nothing wait; try once more what was refused."""
@@ -322,7 +317,7 @@ class Standby:
             self._own.plant([(key, ours)])
             self.counts.returned += 1
             if is_another(key, ours, body):
-                self._replace(key)
+                self._deletes.append(key)  # and anew, see `deleted`
                 return
             bed = self._bed(key, body)
             bed.known.append((key, body, 0.0))
@@ -383,7 +378,7 @@ class Standby:
                 self.take_own([record], now)
             elif told is not None:
                 if is_another(key, body, told[1]):  # the peer has begun it anew
-                    self._replace(key)
+                    self._deletes.append(key)  # and anew, see `deleted`
                 elif now + register.timer_s(key, told[1]) <= holds_until(key, told):
                     self._repair(key, told[1], record[2])
                 else:
@@ -406,6 +401,8 @@ class Standby:
                 unalterable.pop(key, None)
         if touched is not None:  # what a dump has shown of them is old
             touched.update(keys)
+        # Another flow with that tuple, or the same again: it is told, so it is planted.
+        self._touched.update(told_among(self._peers.values(), keys))
         self.counts.deleted += len(keys)
 
     def advanced(self, keys: Sequence[bytes]) -> None:

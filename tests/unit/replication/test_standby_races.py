@@ -216,3 +216,23 @@ def test_an_answer_that_is_older_than_an_event_says_nothing() -> None:
     assert not scene.own.flows.bodies
     scene.work()
     assert scene.held == keys(1) == set(scene.own.planted)
+
+
+def test_what_is_deleted_to_be_replaced_is_planted_whatever_is_told_by_then() -> None:
+    """Seed 13583 of --warm: it was told as before again, and so nobody wrote it."""
+    scene = Scene()
+    scene.tell(1)
+    scene.work()
+    begun = flow_body(1).replace(b"\0\0\0\x0e", b"\0\0\0\x08")
+    scene.peer.flows.put([flow_key(1), begun], scene.kernel.now)
+    step = scene.standby.next_step(scene.kernel.now)
+    assert step is not None
+    assert step.task is Task.DELETE
+    scene.tell(1)
+    plan = next_plan(scene.standby, scene.kernel)
+    carry_out(plan, scene.kernel)
+    scene.standby.planted(plan, scene.kernel.now)
+    del scene.kernel.entries[flow_key(1)]
+    scene.standby.deleted(step.keys)
+    scene.work()
+    assert scene.held == keys(1)
