@@ -12,7 +12,7 @@ cdef unsigned long long _LABELS_BIT, _STATUS_BIT
 cdef class Own:
     cdef public OwnTable flows, expectations
     cdef public dict lookups, planted, uprooted
-    cdef public list ended
+    cdef public list ended, met
     cdef public RollCall roll
     cdef public set sown
     cdef public Py_ssize_t ignored

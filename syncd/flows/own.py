@@ -78,6 +78,7 @@ class Own:
         "flows",
         "ignored",
         "lookups",
+        "met",
         "planted",
         "roll",
         "sown",
@@ -96,6 +97,7 @@ class Own:
         self.planted: dict[bytes, bytes] = {}  # key -> body as it was written
         self.sown: set[bytes] = set()  # being planted: a dump may show them already
         self.uprooted: dict[bytes, None] = {}  # maybe without an entry now
+        self.met: list[bytes] = []  # of these, expectations that no program has ended
         self.roll = RollCall()  # of the planted, for the dump that is going on
         self._zoned = ZonedKeys()
         self._announcing: set[bytes] = set()  # masters, during a dump
@@ -225,8 +227,7 @@ class Own:
 
     def take_uprooted(self) -> list[bytes]:
         """Planted keys whose entries are gone, or changed by somebody, since then."""
-        keys = list(self.uprooted)
-        self.uprooted.clear()
+        keys, self.uprooted = list(self.uprooted), {}
         return keys
 
     def _lives(self, key: bytes, mask: int) -> bool:
@@ -255,10 +256,7 @@ class Own:
         if key[6] == FLOW:
             return key in self.flows.bodies
         bodies = self.expectations.bodies
-        if not bodies or key in bodies:
-            return bool(bodies)
-        plain = plain_key(key)
-        return any(other.startswith(plain) for other in bodies)
+        return key in bodies or any(o.startswith(plain_key(key)) for o in bodies)
 
     def _note_disturbed(self, records: Sequence[Record]) -> None:
         """Of these flows the kernel told something since the last commit."""
@@ -412,11 +410,12 @@ class Own:
                 continue
             if record[0] == EXP_NEW:
                 self.claim(plain)
-            if record[0] == EXP_END and plain in self.sown:
-                self.uprooted[plain] = None
+            if record[0] == EXP_END and (plain in self.sown or plain in self.planted):
+                self.uproot(plain)
+                if not record[4] & BY_PROGRAM:
+                    self.met.append(plain)
             if plain in self.planted:
-                if record[0] == EXP_END:
-                    self.uproot(plain)
+                pass
             elif record[0] == EXP_END:
                 key = self.expectation_key(plain, record[3])
                 expectations.ended(key, record[3])

@@ -1,0 +1,80 @@
+"""What a packet has met here is not put there again: the story of an FTP session."""
+
+import pytest
+from syncd.flows.reader import RecordReader
+from syncd.flows.record import BY_PROGRAM, END, EXP_END, EXP_NEW, Record, master_of
+from syncd.replication.steps import Task
+
+from tests.unit.flows.recorded import recorded
+from tests.unit.replication.test_standby import Scene
+
+
+def _announced() -> Record:
+    messages = [item.message for item in recorded("ftp4_passive")]
+    return next(r for r in RecordReader().read(messages) if r[0] == EXP_NEW)
+
+
+def _scene(new: Record) -> Scene:
+    """The expectation of a peer is planted here, as its master is."""
+    scene = Scene()
+    scene.work()
+    _, key, body, _, _ = new
+    master = master_of(body)
+    scene.peer.expectations.put([key, body], scene.kernel.now)
+    scene.peer.flows.put([master, b""], scene.kernel.now)
+    assert _planted(scene) == {key, master}
+    scene.own.sown.clear()
+    scene.standby.register.note([(master, b"")], 300, scene.kernel.now)
+    scene.standby.register.note([(key, body)], 300, scene.kernel.now)
+    return scene
+
+
+def _end(scene: Scene, new: Record, mask: int = 0) -> set[bytes]:
+    """The kernel ends it; what is planted then? Whoever looks finds nothing."""
+    scene.own.apply([(EXP_END, new[1], b"", new[3], mask)], scene.kernel.now)
+    return _planted(scene)
+
+
+def _planted(scene: Scene) -> set[bytes]:
+    scene.standby.look(scene.kernel.now)
+    planted: set[bytes] = set()
+    while (step := scene.standby.next_step(scene.kernel.now)) is not None:
+        if step.task is Task.LOOK:
+            gone = [None] * len(step.keys)
+            scene.standby.looked(step.keys, gone, scene.kernel.now)
+        elif step.plan is not None:
+            planted |= {record[0] for record in step.plan.records}
+    return planted
+
+
+def test_what_a_packet_has_met_stays_away_until_something_new_is_told() -> None:
+    new = _announced()
+    key, body = new[1:3]
+    scene = _scene(new)
+    assert not _end(scene, new)
+    assert set(scene.own.planted) == {master_of(body)}
+    scene.standby.miss([key], scene.kernel.now)
+    assert scene.standby.idle
+    scene.peer.expectations.drop([key])
+    scene.peer.expectations.put([key, bytes(bytearray(body))], scene.kernel.now)
+    assert _planted(scene) == {key}
+
+
+def test_what_a_program_has_ended_is_planted_again() -> None:
+    new = _announced()
+    assert _end(_scene(new), new, BY_PROGRAM) == {new[1]}
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_went_with_its_master_comes_with_it(at_once: bool) -> None:
+    new = _announced()
+    scene = _scene(new)
+    master = master_of(new[2])
+    ended = (END, master, b"", new[3], 0)
+    if at_once:
+        scene.own.apply([ended], scene.kernel.now)
+        assert _end(scene, new) == {master, new[1]}
+    else:
+        assert not _end(scene, new)
+        scene.own.apply([ended], scene.kernel.now)
+        assert _planted(scene) == {master, new[1]}
