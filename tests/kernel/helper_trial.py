@@ -49,9 +49,14 @@ class Trial:
     """Two firewalls, and sessions that go on while the traffic moves."""
 
     def __init__(
-        self, lab: Lab, directory: Path, zones: str = "", more: str = ""
+        self,
+        lab: Lab,
+        directory: Path,
+        zones: str = "",
+        more: str = "",
+        standby: str = "table",
     ) -> None:
-        self._made = Cluster(lab, directory, more=more)
+        self._made = Cluster(lab, directory, more=more, standby=standby)
         self.crossing = Crossing(lab, [n.namespace for n in self._made.nodes], zones)
         self.outcome = Outcome()
         self._sessions: dict[Case, Session] = {}
@@ -150,9 +155,10 @@ def cross(
     *,
     cut: bool = False,
     zones: str = "",
+    standby: str = "table",
 ) -> Outcome:
     """All of it; without a `stage` nothing is switched."""
-    trial = Trial(lab, directory, zones)
+    trial = Trial(lab, directory, zones, standby=standby)
     try:
         trial.start()
         trial.begin(plays, nats)

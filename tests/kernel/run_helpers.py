@@ -43,6 +43,7 @@ def main() -> int:
                 *(lab, Path(directory), stage, names, arguments.nat or NATS),
                 cut=arguments.cut,
                 zones=ZONES[arguments.zones],
+                standby=arguments.standby,
             )
         seconds = time.monotonic() - began
         print(f"{stage or 'no failover':12} {seconds:.0f} s", file=sys.stderr)
@@ -57,6 +58,7 @@ def _arguments() -> argparse.Namespace:
         description="Sessions that helpers follow cross a failover and the way back.",
     )
     parser.add_argument("session", nargs="*", help="which (default: all)")
+    parser.add_argument("--standby", choices=("table", "kernel"), default="table")
     parser.add_argument("--stage", action="append", choices=STAGES)
     parser.add_argument("--nat", action="append", choices=NATS)
     parser.add_argument("--zones", choices=ZONES, default="none")
