@@ -197,7 +197,7 @@ class Listener:
                 complete = True
             finally:
                 if not complete:
-                    engine.own.abort_review()
+                    engine.own.expectations.abort_dump()
             engine.own.end_review()
             self._after()
 

@@ -181,7 +181,7 @@ class Takeover:
         """What was committed is in this kernel: take it for own, then look."""
         await asyncio.sleep(_ANSWER_S)
         own = self._engine.own
-        own.expectations.adopt(list(expectations))
+        own.adopt(list(expectations))
         left = iter(flows)
         while part := list(islice(left, _ADOPT_AT_ONCE)):
             self._committed.note(part, began)

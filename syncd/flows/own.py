@@ -210,7 +210,13 @@ class Own:
             for key, _, _ in records:
                 self.claim(plain_key(key))
         if len(flows) < len(records):
-            self.expectations.adopt([r for r in records if r[0][6] != FLOW])
+            rest, met = (
+                [r for r in records if r[0][6] != FLOW],
+                self.flows.disturbed or (),
+            )
+            self.expectations.disturbed = {r[0] for r in rest if plain_key(r[0]) in met}
+            self.expectations.adopt(rest)
+            self.expectations.disturbed = None
 
     def plant(self, records: Iterable[tuple[bytes, bytes]]) -> None:
         """These records were written into this kernel for a peer: they are not own."""
@@ -397,10 +403,6 @@ class Own:
         self.expectations.end_dump()
         self._timers.forget_all_but(self.expectations.bodies)
 
-    def abort_review(self) -> None:
-        """It failed: nothing is swept."""
-        self.expectations.abort_dump()
-
     def _apply_expectations(self, records: Sequence[Record]) -> None:
         """Expectations after the flows: their masters are known by then."""
         expectations = self.expectations
@@ -447,8 +449,7 @@ class Own:
 
     def has_flow(self, plain: bytes) -> bool:
         """Is a flow with this tuple here, in whatever zone?"""
-        masters = self._zoned.masters(plain, self.flows.bodies)
-        return next(masters, None) is not None
+        return any(True for _ in self._zoned.masters(plain, self.flows.bodies))
 
     def _tells(self, record: Record) -> bool:
         """May peers know of this expectation?"""

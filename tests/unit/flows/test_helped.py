@@ -151,7 +151,7 @@ def test_a_review_does_not_end_what_came_meanwhile() -> None:
     own.apply([(EXP_END, key, b"", ident, 0)], 1.0)
     own.fill([_expectation(1, 300)])  # shown before it ended, read after
     own.apply([_expectation(1, 300, kind=EXP_NEW)], 1.0)
-    own.abort_review()
+    own.expectations.abort_dump()
     assert own.expectations.bodies
 
 

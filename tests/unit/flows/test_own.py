@@ -177,3 +177,13 @@ def test_what_is_adopted_is_no_copy_any_more() -> None:
     own.adopt([(flow_key(1), flow_body(1), 0.0)])
     assert not own.planted
     assert list(own.flows.bodies) == [flow_key(1)]
+
+
+def test_an_expectation_that_was_met_while_it_became_own_has_ended_for_all() -> None:
+    own = Own()
+    own.flows.disturbed = set()
+    _, key, body, _, _ = announced("new", ONE)
+    own.apply([announced("end", ONE)], 1.0)  # a packet was sooner than the adoption
+    own.adopt([(with_zone(key, b"\0\7"), body, 0.0)])
+    assert not own.expectations.bodies
+    assert list(own.expectations.marks) == [with_zone(key, b"\0\7")]
