@@ -171,7 +171,7 @@ class Warm:
             standby.looked(step.keys, replies, now, now - begin)
         elif step.task is Task.DELETE:
             self._listener.drain()  # some may have become own in this very moment
-            keys = [key for key in step.keys if standby.register.get(key) is not None]
+            keys = standby.register.deletable(step.keys)
             await errands.run(deletes(keys))
             standby.deleted(keys)
         else:

@@ -124,6 +124,15 @@ class Planted:
         if self._zoned:
             self._zoned.pop(plain, None)
 
+    def deletable(self, keys: Sequence[bytes]) -> list[bytes]:
+        """Those of these keys that have not become own in the last moment."""
+        get, own = self.get, self._own.has
+        return [
+            key
+            for key in keys
+            if get(key) is not None or (key[6] == _EXPECTATION and not own(key))
+        ]
+
     def due(self, now: float) -> Iterator[bytes]:
         """The keys whose time has come; each is told once, and to be noted again."""
         bodies, ends, second = self.get, self.ends, int(now)

@@ -10,6 +10,7 @@ announced (FTP has room for one). If its master went too, both are planted again
 from collections.abc import Callable
 
 from syncd.flows.own import Own
+from syncd.flows.planted import Planted
 from syncd.flows.record import master_of
 from syncd.replication.told import Told
 
@@ -17,27 +18,28 @@ from syncd.replication.told import Told
 class Met:
     """Of one warm standby."""
 
-    __slots__ = ("_bodies", "_own", "_told")
+    __slots__ = ("_bodies", "_own", "_register", "_told")
 
-    def __init__(self, own: Own, told: Callable[[bytes], Told | None]) -> None:
+    def __init__(
+        self, own: Own, told: Callable[[bytes], Told | None], register: Planted
+    ) -> None:
         self._own = own
         self._told = told
+        self._register = register
         self._bodies: dict[bytes, bytes] = {}  # what was told of it then
 
-    def note(self, name: Callable[[bytes], bytes]) -> list[bytes]:
-        """What the kernel has ended since; `name` finds a key with its zone."""
-        own, found = self._own, []
+    def note(self) -> None:
+        """What the kernel has ended since is planted no more."""
+        own, register = self._own, self._register
+        if not own.met:
+            return
         ended, own.met = own.met, []
-        for key in map(name, ended):
+        self._bodies = {key: b for key, b in self._bodies.items() if self._same(key)}
+        for key in map(register.name, ended):
             told = self._told(key)
             if told is not None and not self._is_uprooted(master_of(told[1])):
                 self._bodies[key] = told[1]
-                found.append(key)
-        if found:
-            self._bodies = {
-                key: b for key, b in self._bodies.items() if self._same(key)
-            }
-        return found
+                register.forget(key)
 
     def over(self, key: bytes, body: bytes) -> bool:
         """Was it met, and nothing was told of it since?"""

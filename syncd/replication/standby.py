@@ -83,7 +83,7 @@ class Standby:
         self._former = Former(node, own, peers, roles)
         self._gleaning = Gleaning(own, peers, self.register, self.refused)
         self._lag = Lag()
-        self.met = Met(own, self._told)
+        self.met = Met(own, self._told, self.register)
         self.findings = Findings()
         self.adopting: dict[bytes, bytes] = {}  # planted, and about to become own
         self.ended_early: list[bytes] = []  # of these, by their peer
@@ -109,14 +109,12 @@ class Standby:
             self._gleaning.at = now  # they are looked through at once
         self._touched.update(self._closing.due(now))
         self._touched.update(self.forwarding.look(self._peers.values(), now))
-        for key in self.met.note(self.register.name):
-            self.register.forget(key)
+        self.met.note()
         uprooted = list(map(self.register.name, self._own.take_uprooted()))
         self._take((uprooted, uprooted))
         self._looks.extend(self.register.due(now))
-        if left := self._own.take_left():  # they ended here; some live on there
-            for key in told_among(self._peers.values(), left):
-                self.refused.retry(key, int(now) + _LEFT_S)
+        for key in told_among(self._peers.values(), self._own.take_left()):
+            self.refused.retry(key, int(now) + _LEFT_S)  # it ended here, not there
         self._touched.update(self.refused.due(self.room, now))
         self._take(self._gleaning.look(self._former.bodies, self.adopting, now))
         self._lag.look(self.rounds, idle=self.idle, now=now)
@@ -257,6 +255,8 @@ class Standby:
             self.refused.forget(key)
         state = self._closing.end(key)
         if held is None:
+            if key[6] == EXPECTATION:  # it may be left from when it was own
+                self._deletes.append(key)
             return
         if max(state, tcp_state(held)) >= LAST_ACK:
             self._deletes.append(key)  # its last packets were seen by the peer

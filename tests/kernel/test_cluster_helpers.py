@@ -24,11 +24,13 @@ _LOST_WITH_THE_KERNEL = ("pptp",)  # the helper's own memory of a call
 _NEVER_ALIVE = (("h323", 6, "masquerade"), ("h323", 6, "snat"))
 
 
+@pytest.mark.parametrize("standby", ["table", "kernel"])
 def test_what_was_announced_before_a_failover_is_accepted_after_it(
-    lab: Lab, tmp_path: Path
+    lab: Lab, tmp_path: Path, standby: str
 ) -> None:
     plays = [name for name in PLAYS if name not in _LOST_WITH_THE_KERNEL]
-    outcome = cross(lab, tmp_path, ANNOUNCED, plays, ("none", "masquerade", "dnat"))
+    nats = ("none", "masquerade", "dnat")
+    outcome = cross(lab, tmp_path, ANNOUNCED, plays, nats, standby=standby)
     words = {c: w for c, w in outcome.words.items() if c not in _NEVER_ALIVE}
     assert set(words.values()) == {OK}, {c: w for c, w in words.items() if w != OK}
     assert not outcome.differences, outcome.differences[:5]

@@ -148,7 +148,7 @@ class SimulatedStandby:
         elif step.task is Task.DELETE:
             node.drain_all()
             node.look_up()
-            keys = [key for key in step.keys if standby.register.get(key) is not None]
+            keys = standby.register.deletable(step.keys)
             self._may_be_deleted(keys)
             exchange(deletes(keys))
             yield from self._answer()

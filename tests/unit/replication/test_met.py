@@ -78,3 +78,16 @@ def test_what_went_with_its_master_comes_with_it(at_once: bool) -> None:
         assert not _end(scene, new)
         scene.own.apply([ended], scene.kernel.now)
         assert _planted(scene) == {master, new[1]}
+
+
+def test_what_its_new_owner_has_ended_is_deleted_though_nobody_remembers_it() -> None:
+    """Left in the kernel of a former primary: no copy yet, and not own any more."""
+    _, key, body, _, _ = _announced()
+    scene = Scene()
+    scene.work()
+    scene.peer.expectations.put([key, body], scene.kernel.now)
+    scene.peer.expectations.drop([key])
+    step = scene.standby.next_step(scene.kernel.now)
+    assert step is not None
+    assert step.task is Task.DELETE
+    assert scene.standby.register.deletable(step.keys) == [key]
