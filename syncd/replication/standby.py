@@ -31,7 +31,6 @@ from syncd.replication.former import Former
 from syncd.replication.forwarding import Forwarding
 from syncd.replication.gleaning import Gleaning
 from syncd.replication.lag import BEHIND_S, Lag
-from syncd.replication.met import Met
 from syncd.replication.peer import Peer
 from syncd.replication.refused import FIRST_RETRY_S, Refused
 from syncd.replication.roles import PRIMARY, Roles
@@ -83,7 +82,6 @@ class Standby:
         self._former = Former(node, own, peers, roles)
         self._gleaning = Gleaning(own, peers, self.register, self.refused)
         self._lag = Lag()
-        self.met = Met(own, self._told, self.register)
         self.findings = Findings()
         self.adopting: dict[bytes, bytes] = {}  # planted, and about to become own
         self.ended_early: list[bytes] = []  # of these, by their peer
@@ -109,8 +107,12 @@ class Standby:
             self._gleaning.at = now  # they are looked through at once
         self._touched.update(self._closing.due(now))
         self._touched.update(self.forwarding.look(self._peers.values(), now))
-        self.met.note()
+        met, self._own.met = set(map(self.register.name, self._own.met)), []
+        for key in met:  # put there at once it would drive out the next one
+            self.register.forget(key)
+            self.refused.retry(key, int(now) + _LEFT_S)
         uprooted = list(map(self.register.name, self._own.take_uprooted()))
+        uprooted = [key for key in uprooted if key not in met]
         self._take((uprooted, uprooted))
         self._looks.extend(self.register.due(now))
         for key in told_among(self._peers.values(), self._own.take_left()):
@@ -144,7 +146,7 @@ class Standby:
         hand = {*self._touched, *self._sorting}
         for bed in self._beds.values():
             hand.update(record[0] for record in bed.fresh)
-        for key in self._gleaning.missing(keys, hand, self._wanted, now):
+        for key in self._gleaning.missing(keys, hand, self.wants, now):
             self.findings.note(key)
             self._touched.add(key)
 
@@ -206,13 +208,10 @@ class Standby:
             if told is None:
                 self._end(key, held)
             elif held is None:
-                if holds_until(key, told) > now and self._wanted(key, told[1]):
+                if holds_until(key, told) > now and self.wants(key, told[1]):
                     self._create(key, told[1], now)
             elif held != told[1]:
                 self._change(key, held, told[1], now)
-
-    def _wanted(self, key: bytes, body: bytes) -> bool:
-        return self.wants(key, body) and not self.met.over(key, body)
 
     def _sole_teller(self) -> Peer | None:
         """The live peer that alone has told anything, while there is room for all."""
@@ -366,7 +365,6 @@ class Standby:
             told = self._told(key)
             if record is None:
                 register.forget(key)
-                self._touched.update(self.met.master_went(key))
                 if told is not None:
                     self.counts.replanted += 1
                     self.findings.note(key)
