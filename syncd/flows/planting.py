@@ -104,6 +104,7 @@ class PlantingPlan(CommitPlan):
             *(bed.fresh, {}, tools.timer_s, tools.masks), wildcards=own.wildcards
         )
         self.records = [*bed.fresh, *bed.known, *[pair[0] for pair in bed.differing]]
+        self._fresh_count = len(bed.fresh)
         self._known, self._known_held = bed.known, bed.held
         self._differing = bed.differing
         if not tools.masks.whole:
@@ -126,6 +127,10 @@ class PlantingPlan(CommitPlan):
         own.sown.update(
             [key if key[6] == FLOW else plain_key(key) for key, _, _ in bed.fresh]
         )
+
+    def halves(self) -> tuple[list[TimedRecord], list[TimedRecord]]:
+        """The records that were to be created, and those that were there."""
+        return self.records[: self._fresh_count], self.records[self._fresh_count :]
 
     def next_batch(self) -> Batch | None:
         batch = super().next_batch()

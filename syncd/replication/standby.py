@@ -415,12 +415,14 @@ class Standby:
         counts, result, refused = self.counts, plan.result, plan.refused
         self._own.sown.clear()
         own, more = self._own.flows.bodies, self._own.expectations.bodies
+        planted, new, known = self._own.planted, *plan.halves()
         done = [
             record[:2]
-            for record in plan.records
+            for record in new
             if record[0] not in refused and record[0] not in own
             if record[0] not in more  # it became own meanwhile
         ]
+        done += [r[:2] for r in known if r[0] in planted and r[0] not in refused]
         if len(done) + len(refused) < len(plan.records):  # what did we make of these?
             self.advanced([record[0] for record in plan.records if record[0] in own])
         self.register.note(done, plan.timer_s, now)

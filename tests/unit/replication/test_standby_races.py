@@ -236,3 +236,23 @@ def test_what_is_deleted_to_be_replaced_is_planted_whatever_is_told_by_then() ->
     scene.standby.deleted(step.keys)
     scene.work()
     assert scene.held == keys(1)
+
+
+def test_a_copy_that_becomes_own_and_ends_while_it_is_refreshed_is_planted_again() -> (
+    None
+):
+    """Seed 20226 of --warm: the answer came after both, and it counted as planted."""
+    scene = Scene()
+    scene.tell(1)
+    scene.work()
+    scene.tell(1, seconds=30)
+    plan = next_plan(scene.standby, scene.kernel)
+    carry_out(plan, scene.kernel)
+    begun: Record = (NEW, flow_key(1), flow_body(1), IDENT, _MASK)
+    ended = (END, flow_key(1), flow_body(1), IDENT, 0)
+    scene.own.apply([begun, ended], scene.kernel.now)
+    del scene.kernel.entries[flow_key(1)]
+    scene.standby.planted(plan, scene.kernel.now)
+    assert not scene.own.planted
+    scene.run(4)
+    assert scene.held == keys(1) == set(scene.own.planted)
