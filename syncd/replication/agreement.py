@@ -18,6 +18,7 @@ from syncd.replication.peer import Peer, PeerEvent, PeerState
 from syncd.replication.roles import BACKUP, PRIMARY
 from syncd.replication.settings import RELIABLE
 from syncd.replication.speaker import Speaker
+from syncd.replication.told import told_among
 
 _CANDIDATES_LIMIT = 8  # lives of one peer that have not proved themselves
 _ANSWER_S = 0.05  # at least, between two HELLOs that unproven lives cause
@@ -436,7 +437,9 @@ class Agreement(Speaker):
             peer.departed.put([part for item in kept for part in item], now)
             peer.departed_until = now + _DEPARTED_S
             if peer.flows.touched is not None:  # a restart ends no copies
-                peer.flows.touched.difference_update([key for key, _ in swept])
+                gone = {key for key, _ in swept}
+                gone.difference_update(told_among(self.peers.values(), list(gone)))
+                peer.flows.touched.difference_update(gone)
         swept += peer.expectations.end_sweep()
         self.ended_by(peer, [key for key, _ in swept])
         return len(swept)

@@ -13,7 +13,7 @@ from syncd.flows.own import Own
 from syncd.flows.planted import Planted
 from syncd.replication.peer import Peer, PeerState
 from syncd.replication.refused import Refused
-from syncd.replication.told import holds_until, told_of
+from syncd.replication.told import Told, holds_until, told_of
 
 _AT_ONCE = 4096
 _INTERVAL_S = 0.1
@@ -67,6 +67,13 @@ class Gleaning:
         self._urgent = False
         touched, looks, _ = self._portion(former, adopting, now, None)
         return touched, looks
+
+    def holds(self, key: bytes, told: Told, now: float) -> bool:
+        """Is there to be a copy now? What a lost peer tells is looked through again."""
+        if told[0].live:
+            return True
+        self._lost.add(told[0].name)
+        return holds_until(key, told) > now
 
     def _is_back(self) -> bool:
         """Is a peer in step again that was lost?"""

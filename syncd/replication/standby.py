@@ -208,7 +208,7 @@ class Standby:
             if told is None:
                 self._end(key, held)
             elif held is None:
-                if holds_until(key, told) > now and self.wants(key, told[1]):
+                if self._gleaning.holds(key, told, now) and self.wants(key, told[1]):
                     self._create(key, told[1], now)
             elif held != told[1]:
                 self._change(key, held, told[1], now)

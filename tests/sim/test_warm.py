@@ -78,3 +78,21 @@ def test_of_two_copies_that_cannot_both_be_the_first_stays_while_it_is_told() ->
     story.wait(30.0)
     assert set(kernel.flows) == {second.key}
     assert set(story.nodes["fw3"].running.own.planted) == {second.key}
+
+
+def test_what_a_restarted_peer_has_lost_and_another_tells_is_planted() -> None:
+    """Seed 20607: the end of the one's table took the other's word with it."""
+    story = Story("fw1", "fw2", "fw3", warmth=Warmth(beat_s=1.0))
+    (flow,) = story.open("fw1")
+    story.settle(3.0)
+    node = story.nodes["fw3"]
+    assert node.warm is not None
+    peers = node.running.peers
+    body = peers["fw1"].flows.bodies[flow.key]
+    node.kernel.delete(flow.key, b"")
+    node.warm.standby.register.forget(flow.key)
+    peers["fw2"].flows.put([flow.key, body], 1.0)
+    peers["fw1"].flows.begin_sweep()
+    peers["fw1"].swept = False
+    node.running.agreement._sweep(peers["fw1"], 1.0)
+    assert flow.key in (peers["fw2"].flows.touched or ())

@@ -256,3 +256,16 @@ def test_a_copy_that_becomes_own_and_ends_while_it_is_refreshed_is_planted_again
     assert not scene.own.planted
     scene.run(4)
     assert scene.held == keys(1) == set(scene.own.planted)
+
+
+def test_what_was_not_planted_because_its_peer_was_lost_is_when_it_is_back() -> None:
+    """Seed 20607 of --warm: lost and back within one beat, which answers held up."""
+    scene = Scene()
+    scene.tell(1, seconds=1)
+    scene.standby.look(scene.kernel.now)
+    scene.peer.state = PeerState.LOST
+    scene.kernel.now += 60
+    assert scene.standby.next_step(scene.kernel.now) is None
+    scene.peer.state = PeerState.IN_STEP
+    scene.run(2)
+    assert scene.held == keys(1)
