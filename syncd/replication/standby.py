@@ -415,7 +415,7 @@ class Standby:
         counts, result, refused = self.counts, plan.result, plan.refused
         self._own.sown.clear()
         own, more = self._own.flows.bodies, self._own.expectations.bodies
-        planted, new, known = self._own.planted, *plan.halves()
+        (new, known), planted = plan.halves(), self._own.planted
         done = [
             record[:2]
             for record in new

@@ -67,8 +67,14 @@ def test_of_two_copies_that_cannot_both_be_the_first_stays_while_it_is_told() ->
     """Seed 125: what is an original tuple at one peer is a reply at the other."""
     story = Story("fw1", "fw2", "fw3", warmth=Warmth())
     kernel = story.nodes["fw3"].kernel
-    (one,) = story.open("fw1")
-    facts = one.facts._replace(orig=one.facts.reply, reply=one.facts.orig)
+    (masqueraded,) = story.open("fw1")
+    way = masqueraded.facts.orig._replace(numbers=(4711, 80))
+    back = way._replace(source=way.target, target=way.source, numbers=(80, 4711))
+    plain = masqueraded.facts._replace(orig=way, reply=back, status=0xE)
+    story.close("fw1", [masqueraded])
+    story.settle(2.0)
+    one = story.nodes["fw1"].kernel.create(plain, 432000)
+    facts = plain._replace(orig=back, reply=way)
     other = story.nodes["fw2"].kernel.create(facts, 432000)
     story.wait(1.0)
     (first,) = kernel.flows
