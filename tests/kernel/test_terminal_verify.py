@@ -80,6 +80,7 @@ def test_verify_says_that_it_works_and_obeys_an_interruption(
     asked.read_until(b"verify: working, 1 s")
     if goes_away:
         os.write(asked.master, b"\x03")
+        asked.child.wait(_PATIENCE_S)
     first.send_signal(signal.SIGCONT)
     status, printed = asked.finish()
     assert status == (130 if goes_away else 0), (asked.text, printed)

@@ -304,8 +304,12 @@ def test_copies_have_no_bits_of_marks_and_labels_but_those_of_the_masks(
         return reader.differences(wanted, second.kernel(), reader.as_committed)
 
     def set_marks(node: Node, mark: str) -> None:
-        plain = ("-p", "udp", "-s", "10.30.0.0/16")
-        run_in(node.namespace, "conntrack", "-U", *plain, "-m", mark)
+        words = ("conntrack", "-U", "-p", "udp", "-s", "10.30.0.0/16", "-m", mark)
+        try:
+            run_in(node.namespace, *words)
+        except RuntimeError as error:  # the tool gives up when flows end beneath it
+            assert "Protocol error" in str(error), error
+            run_in(node.namespace, *words)
 
     def written() -> int:
         counts = _warm(second)
