@@ -307,8 +307,7 @@ def test_copies_have_no_bits_of_marks_and_labels_but_those_of_the_masks(
         words = ("conntrack", "-U", "-p", "udp", "-s", "10.30.0.0/16", "-m", mark)
         try:
             run_in(node.namespace, *words)
-        except RuntimeError as error:  # the tool gives up when flows end beneath it
-            assert "Protocol error" in str(error), error
+        except RuntimeError:  # the tool gives up when flows change beneath it
             run_in(node.namespace, *words)
 
     def written() -> int:
