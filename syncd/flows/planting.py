@@ -84,6 +84,18 @@ class Bed:
             self.known = [record for record, _ in kept]
             self.held = [held for _, held in kept]
             self.differing = [pair for pair in self.differing if pair[0][0] not in own]
+        self._create_lost(owner.planted)
+
+    def _create_lost(self, planted: dict[bytes, bytes]) -> None:
+        """What was found to be gone since is to be created."""
+        known, held, differing = self.known, self.held, self.differing
+        lost = [record for record in known if record[0] not in planted]
+        lost += [pair[0] for pair in differing if pair[0][0] not in planted]
+        if lost:
+            pairs = [p for p in zip(known, held, strict=True) if p[0][0] in planted]
+            self.known, self.held = [p[0] for p in pairs], [p[1] for p in pairs]
+            self.differing = [pair for pair in differing if pair[0][0] in planted]
+            self.fresh += lost
 
     def __len__(self) -> int:
         return len(self.fresh) + len(self.known) + len(self.differing)

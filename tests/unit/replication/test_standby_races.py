@@ -269,3 +269,21 @@ def test_what_was_not_planted_because_its_peer_was_lost_is_when_it_is_back() -> 
     scene.peer.state = PeerState.IN_STEP
     scene.run(2)
     assert scene.held == keys(1)
+
+
+def test_a_copy_that_is_found_gone_while_its_change_waits_is_created() -> None:
+    """It was, by the request that was to change it, and nobody knew of it."""
+    scene = Scene()
+    scene.tell(1)
+    scene.work()
+    scene.tell(1, seconds=30)
+    scene.standby.audit(keys(1))
+    step = scene.standby.next_step(scene.kernel.now)
+    assert step is not None
+    assert step.task is Task.LOOK
+    del scene.kernel.entries[flow_key(1)]
+    scene.standby.looked(step.keys, [None], scene.kernel.now)
+    plan = next_plan(scene.standby, scene.kernel)
+    carry_out(plan, scene.kernel)
+    scene.standby.planted(plan, scene.kernel.now)
+    assert scene.held == keys(1) == set(scene.own.planted)
