@@ -6,7 +6,9 @@ Each of these was found by the simulation (docs/testing.md) or on real kernels.
 import pytest
 from syncd.flows import nla
 from syncd.flows.audit import Audit
-from syncd.flows.masks import Masks
+from syncd.flows.masks import WHOLE, Masks
+from syncd.flows.own import Own
+from syncd.flows.planting import Bed
 from syncd.flows.reader import RecordReader
 from syncd.flows.record import (
     CANONICAL,
@@ -273,17 +275,12 @@ def test_what_was_not_planted_because_its_peer_was_lost_is_when_it_is_back() -> 
 
 def test_a_copy_that_is_found_gone_while_its_change_waits_is_created() -> None:
     """It was, by the request that was to change it, and nobody knew of it."""
-    scene = Scene()
-    scene.tell(1)
-    scene.work()
-    scene.tell(1, seconds=30)
-    scene.standby.audit(keys(1))
-    step = scene.standby.next_step(scene.kernel.now)
-    assert step is not None
-    assert step.task is Task.LOOK
-    del scene.kernel.entries[flow_key(1)]
-    scene.standby.looked(step.keys, [None], scene.kernel.now)
-    plan = next_plan(scene.standby, scene.kernel)
-    carry_out(plan, scene.kernel)
-    scene.standby.planted(plan, scene.kernel.now)
-    assert scene.held == keys(1) == set(scene.own.planted)
+    own, bed = Own(), Bed()
+    refreshed, changed, there = [(flow_key(n), flow_body(n), 0.0) for n in (1, 2, 3)]
+    own.plant([there[:2]])
+    bed.known, bed.held = [refreshed, there], [flow_body(1), flow_body(3)]
+    bed.differing = [(changed, flow_body(2, 30))]
+    bed.leave_out(own, WHOLE)
+    assert bed.fresh == [refreshed, changed]
+    assert (bed.known, bed.held) == ([there], [flow_body(3)])
+    assert not bed.differing
