@@ -6,6 +6,7 @@ own that grows with what it has to hold. NO_COLOR and TERM=dumb are honoured.
 
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -159,6 +160,8 @@ class Waiting:
             self._thread.join()
 
     def _run(self) -> None:
+        # An interruption is for the thread that waits: here it would wake nobody.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         began_s, shown = time.monotonic(), False
         while not self._over.wait(_SIGN_INTERVAL_S):
             seconds = time.monotonic() - began_s

@@ -28,7 +28,11 @@ class Asked:
         self.master, terminal = os.openpty()
         self.text = b""
         self.child = subprocess.Popen(
-            ["setsid", "--ctty", str(SYNCD), "verify", "--socket", str(node.socket)],
+            # Whoever runs the tests in the background ignores SIGINT, and so would it.
+            [
+                *("env", "--default-signal=INT", "setsid", "--ctty"),
+                *(str(SYNCD), "verify", "--socket", str(node.socket)),
+            ],
             stdin=terminal,
             stdout=subprocess.PIPE,
             stderr=terminal,
