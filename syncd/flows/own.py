@@ -210,11 +210,10 @@ class Own:
             for key, _, _ in records:
                 self.claim(plain_key(key))
         if len(flows) < len(records):
-            rest, met = (
-                [r for r in records if r[0][6] != FLOW],
-                self.flows.disturbed or (),
-            )
-            self.expectations.disturbed = {r[0] for r in rest if plain_key(r[0]) in met}
+            rest = [record for record in records if record[0][6] != FLOW]
+            told = self.flows.disturbed or ()  # by events: without a zone
+            disturbed = {key for key, _, _ in rest if plain_key(key) in told}
+            self.expectations.disturbed = disturbed
             self.expectations.adopt(rest)
             self.expectations.disturbed = None
 
@@ -261,8 +260,8 @@ class Own:
         """Is it own? Of expectations the zone does not matter: the kernel says none."""
         if key[6] == FLOW:
             return key in self.flows.bodies
-        bodies = self.expectations.bodies
-        return key in bodies or any(o.startswith(plain_key(key)) for o in bodies)
+        bodies, plain = self.expectations.bodies, plain_key(key)
+        return key in bodies or any(other.startswith(plain) for other in bodies)
 
     def _note_disturbed(self, records: Sequence[Record]) -> None:
         """Of these flows the kernel told something since the last commit."""

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from syncd.flows.reader import RecordReader
+from syncd.flows.record import EXP_NEW, Record
+
 _DATA = Path(__file__).parents[2] / "data" / "ctnetlink"
 
 
@@ -51,6 +54,12 @@ def recorded(scenario: str | None = None) -> tuple[Recorded, ...]:
             )
     assert found, f"no recorded messages of {scenario}"
     return tuple(found)
+
+
+def announced(scenario: str) -> Record:
+    """The first expectation that a helper announces in this scenario."""
+    records = RecordReader().read([item.message for item in recorded(scenario)])
+    return next(record for record in records if record[0] == EXP_NEW)
 
 
 def without_portid(message: bytes) -> bytes:

@@ -1,7 +1,6 @@
 """What is left of a dump when events come beside it and others were lost."""
 
 from syncd.flows.own import Own
-from syncd.flows.reader import RecordReader
 from syncd.flows.record import (
     CANONICAL,
     CTA_HELP,
@@ -20,7 +19,7 @@ from syncd.flows.record import (
 )
 
 from tests.messages import u16
-from tests.unit.flows.recorded import recorded
+from tests.unit.flows import recorded
 from tests.unit.replication.talk import flow_body, flow_key, new_flow, put
 
 ONE, TWO = b"\0\0\0\1", b"\0\0\0\2"
@@ -36,11 +35,7 @@ def shown(number: int, ident: bytes) -> Record:
 
 def announced(kind: str, ident: bytes) -> Record:
     """An expectation of a flow in zone 0, or in any other that is not known yet."""
-    reader = RecordReader()
-    messages = [item.message for item in recorded("ftp4_active_masquerade")]
-    _, key, body, _, mask = next(
-        record for record in reader.read(messages) if record[0] == EXP_NEW
-    )
+    _, key, body, _, mask = recorded.announced("ftp4_active_masquerade")
     kinds = {"new": EXP_NEW, "end": EXP_END, "dump": EXP_DUMP}
     return kinds[kind], key, body, ident, mask
 

@@ -2,7 +2,6 @@
 
 from syncd.flows.own import Own
 from syncd.flows.planted import GONE_S, SHORT_S, Planted
-from syncd.flows.reader import RecordReader
 from syncd.flows.record import (
     BY_PROGRAM,
     DUMP,
@@ -16,7 +15,7 @@ from syncd.flows.record import (
     with_zone,
 )
 
-from tests.unit.flows.recorded import recorded
+from tests.unit.flows.recorded import announced
 from tests.unit.flows.test_table import MASK, ONE, TWO
 from tests.unit.replication.talk import flow_body, flow_key, new_flow, put
 
@@ -109,11 +108,7 @@ def test_own_flows_beside_planted_ones_are_as_ever() -> None:
 
 
 def test_a_planted_expectation_is_known_by_the_name_that_the_kernel_gives_it() -> None:
-    messages = [item.message for item in recorded("ftp4_passive")]
-    records = [
-        record for record in RecordReader().read(messages) if record[0] == EXP_NEW
-    ]
-    _, key, body, ident, mask = records[0]
+    _, key, body, ident, mask = announced("ftp4_passive")
     zoned = with_zone(key, b"\0\7")
     assert plain_key(zoned) == plain_key(key) == key
     own = Own()
@@ -131,8 +126,7 @@ def test_a_planted_expectation_is_known_by_the_name_that_the_kernel_gives_it() -
 
 
 def test_the_zone_of_an_expectation_is_known_when_it_is_planted_again() -> None:
-    messages = [item.message for item in recorded("ftp4_passive")]
-    new = next(r for r in RecordReader().read(messages) if r[0] == EXP_NEW)
+    new = announced("ftp4_passive")
     key, zoned, body = new[1], with_zone(new[1], b"\0\7"), new[2]
     register = Planted(Own(), 600)
     for at in (1000.0, 1001.0):

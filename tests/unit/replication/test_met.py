@@ -1,16 +1,10 @@
 """What a packet has met here is not put there again: the story of an FTP session."""
 
-from syncd.flows.reader import RecordReader
-from syncd.flows.record import BY_PROGRAM, EXP_END, EXP_NEW, Record, master_of
+from syncd.flows.record import BY_PROGRAM, EXP_END, Record, master_of
 from syncd.replication.steps import Task
 
-from tests.unit.flows.recorded import recorded
+from tests.unit.flows.recorded import announced
 from tests.unit.replication.test_standby import Scene
-
-
-def _announced() -> Record:
-    messages = [item.message for item in recorded("ftp4_passive")]
-    return next(r for r in RecordReader().read(messages) if r[0] == EXP_NEW)
 
 
 def _scene(new: Record) -> Scene:
@@ -48,7 +42,7 @@ def _planted(scene: Scene) -> set[bytes]:
 
 def test_what_a_packet_has_met_is_not_put_there_at_once() -> None:
     """It would drive out what the helper has announced meanwhile."""
-    new = _announced()
+    new = announced("ftp4_passive")
     key, body = new[1:3]
     scene = _scene(new)
     assert not _end(scene, new)
@@ -58,7 +52,7 @@ def test_what_a_packet_has_met_is_not_put_there_at_once() -> None:
 
 
 def test_what_a_packet_has_met_stays_away_if_its_peer_has_ended_it() -> None:
-    new = _announced()
+    new = announced("ftp4_passive")
     scene = _scene(new)
     assert not _end(scene, new)
     scene.peer.expectations.drop([new[1]])
@@ -68,13 +62,13 @@ def test_what_a_packet_has_met_stays_away_if_its_peer_has_ended_it() -> None:
 
 
 def test_what_a_program_has_ended_is_planted_again() -> None:
-    new = _announced()
+    new = announced("ftp4_passive")
     assert _end(_scene(new), new, BY_PROGRAM) == {new[1]}
 
 
 def test_what_its_new_owner_has_ended_is_deleted_though_nobody_remembers_it() -> None:
     """Left in the kernel of a former primary: no copy yet, and not own any more."""
-    _, key, body, _, _ = _announced()
+    _, key, body, _, _ = announced("ftp4_passive")
     scene = Scene()
     scene.work()
     scene.peer.expectations.put([key, body], scene.kernel.now)

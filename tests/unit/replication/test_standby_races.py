@@ -9,12 +9,10 @@ from syncd.flows.audit import Audit
 from syncd.flows.masks import WHOLE, Masks
 from syncd.flows.own import Own
 from syncd.flows.planting import Bed
-from syncd.flows.reader import RecordReader
 from syncd.flows.record import (
     CANONICAL,
     CTA_MARK,
     END,
-    EXP_NEW,
     NEW,
     UPDATE,
     Record,
@@ -23,7 +21,7 @@ from syncd.flows.record import (
 from syncd.replication.peer import PeerState
 from syncd.replication.steps import Task
 
-from tests.unit.flows.recorded import recorded
+from tests.unit.flows.recorded import announced
 from tests.unit.replication.talk import flow_body, flow_key
 from tests.unit.replication.test_standby import LONG_S, Scene, keys
 from tests.unit.replication.warm_kernel import IDENT, carry_out, next_plan, records
@@ -161,8 +159,7 @@ def test_an_expectation_is_own_whatever_zone_its_master_is_said_to_have() -> Non
     """Seed 86 of --warm: of two masters with one tuple this node knew the other."""
     scene = Scene()
     scene.work()
-    messages = [item.message for item in recorded("ftp4_passive")]
-    new = next(r for r in RecordReader().read(messages) if r[0] == EXP_NEW)
+    new = announced("ftp4_passive")
     scene.own.apply([new], scene.kernel.now)
     zoned = with_zone(new[1], b"\0\7")
     scene.peer.expectations.put([zoned, new[2]], scene.kernel.now)
