@@ -27,9 +27,9 @@ MODULES = (
     *("flows/digest", "flows/likeness", "flows/rollcall", "flows/doubts"),
     *("flows/own", "flows/filter", "flows/masquerade", "flows/batch"),
     *("flows/young", "flows/admission", "flows/restore", "flows/commit"),
-    *("flows/triage", "flows/planted", "flows/planting"),
+    *("flows/triage", "flows/planted", "flows/planting", "flows/closing"),
     *("replication/frame", "replication/outbox", "replication/standby"),
-    *("replication/closing", "replication/told"),
+    "replication/told",
 )
 _CYTHON = (3, 0)  # the first that knows pure Python mode with .pxd files as used here
 _DIRECTIVES = (*("language_level=3", "annotation_typing=False", "binding=True"),)

@@ -117,14 +117,14 @@ class CommitPlan:
     ) -> None:
         """`wildcards` says what to do with expectations of any source."""
         self.result = Result()
+        self._restorer = restorer = Restorer(timeout_s, masks.attributes, timers)
         self._expecting = Expecting(
             self.result,
             wildcards or Wildcards(),
-            lambda record: self._restorer.timeout_s(*record),
+            lambda record: restorer.timeout_s(*record),  # no cycle: it goes with us
         )
         self._held = held
         self._masks = masks
-        self._restorer = Restorer(timeout_s, masks.attributes, timers)
         self._reader = RecordReader()
         self._source = iter(records) if masks.whole else masks.restored(records)
         self._first_pass = True

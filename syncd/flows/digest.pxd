@@ -1,6 +1,8 @@
 # C types of digest.py.
 import cython
 
+from syncd.flows.hashing cimport xxh3
+
 cdef unsigned long long _BUCKET_SHIFT
 
 cdef class Digest:
@@ -19,3 +21,6 @@ cdef class Digest:
     cpdef object settle(self, keys, dict marks, dict bodies)
     @cython.locals(sums=list, key=bytes, body=bytes, name=cython.ulonglong)
     cpdef object remove(self, records)
+
+@cython.locals(sums=list, table=dict, key=bytes, body=bytes, name=cython.ulonglong)
+cpdef list _sums(tables)

@@ -12,7 +12,7 @@ changes: that takes less time than to look a stored hash up, and no memory.
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 
-from xxhash import xxh3_64_intdigest
+from syncd.flows.hashing import xxh3
 
 BUCKETS = 64
 _BUCKET_SHIFT = 58
@@ -31,8 +31,7 @@ class Digest:
     """The sums over the records of one owner.
 
     `sums` grow beyond 64 bits, in both directions: what counts is their remainder, so
-    that a change may be counted in 64 bits when compiled (`name` is one such number,
-    `seed` the same as an object).
+    that a change may be counted in 64 bits when compiled.
     The keys that change are noted in `watch`, if somebody wants that.
     """
 
@@ -51,10 +50,10 @@ class Digest:
             old = bodies.get(key)
             if old == body:
                 continue
-            name = seed = xxh3_64_intdigest(key)
-            change = xxh3_64_intdigest(body, seed)
+            name = xxh3(key)
+            change = xxh3(body, name)
             if old is not None:
-                before = xxh3_64_intdigest(old, seed)
+                before = xxh3(old, name)
                 change -= before
             sums[name >> _BUCKET_SHIFT] += change
             bodies[key] = body
@@ -81,10 +80,10 @@ class Digest:
             old = marks.pop(key, new)
             if old is new:
                 continue
-            name = seed = xxh3_64_intdigest(key)
-            change = xxh3_64_intdigest(new, seed) if new else 0
+            name = xxh3(key)
+            change = xxh3(new, name) if new else 0
             if old:
-                before = xxh3_64_intdigest(old, seed)
+                before = xxh3(old, name)
                 change -= before
             sums[name >> _BUCKET_SHIFT] += change
 
@@ -92,8 +91,8 @@ class Digest:
         """These records are gone."""
         sums = self.sums
         for key, body in records:
-            name = seed = xxh3_64_intdigest(key)
-            sums[name >> _BUCKET_SHIFT] -= xxh3_64_intdigest(body, seed)
+            name = xxh3(key)
+            sums[name >> _BUCKET_SHIFT] -= xxh3(body, name)
 
     def recount(self, chosen: Iterable[Chosen], buckets: int) -> int:
         """Sum up these buckets (a bit set) afresh; `chosen` are all their records.
@@ -102,7 +101,7 @@ class Digest:
         """
         fresh = [0] * BUCKETS
         for name, _, body in chosen:
-            fresh[name >> _BUCKET_SHIFT] += xxh3_64_intdigest(body, name)
+            fresh[name >> _BUCKET_SHIFT] += xxh3(body, name)
         wrong = 0
         for bucket in range(BUCKETS):
             if buckets >> bucket & 1:
@@ -110,6 +109,10 @@ class Digest:
                     wrong |= 1 << bucket
                 self.sums[bucket] = fresh[bucket]
         return wrong
+
+    def recount_all(self, tables: Iterable[dict[bytes, bytes]]) -> None:
+        """Sum up everything afresh; the tables hold all the records."""
+        self.sums = _sums(tables)
 
     @property
     def values(self) -> list[int]:
@@ -137,36 +140,45 @@ class Digest:
         return buckets or ALL_BUCKETS
 
 
+def _sums(tables: Iterable[dict[bytes, bytes]]) -> list[int]:
+    sums = [0] * BUCKETS
+    for table in tables:
+        for key, body in table.items():
+            name = xxh3(key)
+            sums[name >> _BUCKET_SHIFT] += xxh3(body, name)
+    return sums
+
+
 def choose(records: Iterable[tuple[bytes, bytes]], buckets: int) -> list[Chosen]:
     """Of all records those that are in these buckets (a bit set)."""
     wanted = [buckets >> bucket & 1 for bucket in range(BUCKETS)]
     return [
         (name, key, body)
         for key, body in records
-        if wanted[(name := xxh3_64_intdigest(key)) >> _BUCKET_SHIFT]
+        if wanted[(name := xxh3(key)) >> _BUCKET_SHIFT]
     ]
 
 
 def named(records: Iterable[tuple[bytes, bytes]]) -> Iterator[Chosen]:
     """All records, one by one."""
     for key, body in records:
-        yield xxh3_64_intdigest(key), key, body
+        yield xxh3(key), key, body
 
 
 def short_name(key: bytes) -> int:
     """The upper half of the hash of a key; the keys of a bucket are neighbours."""
-    return xxh3_64_intdigest(key) >> _SHORT_SHIFT
+    return xxh3(key) >> _SHORT_SHIFT
 
 
 def short_names(record: Chosen) -> tuple[int, int]:
     """The upper half of the hash of its key, the lower half of its own."""
     name, _, body = record
-    return name >> _SHORT_SHIFT, xxh3_64_intdigest(body, name) & _SHORT_MASK
+    return name >> _SHORT_SHIFT, xxh3(body, name) & _SHORT_MASK
 
 
 def check_sum(label: bytes, content: bytes) -> int:
     """32 bits that tell whether this content still stands under this label."""
-    return xxh3_64_intdigest(content, xxh3_64_intdigest(label)) & _SHORT_MASK
+    return xxh3(content, xxh3(label)) & _SHORT_MASK
 
 
 def bucket_of(name: int) -> int:

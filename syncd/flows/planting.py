@@ -89,8 +89,14 @@ class Bed:
     def _create_lost(self, planted: dict[bytes, bytes]) -> None:
         """What was found to be gone since is to be created."""
         known, held, differing = self.known, self.held, self.differing
-        lost = [record for record in known if record[0] not in planted]
-        lost += [pair[0] for pair in differing if pair[0][0] not in planted]
+        lost = []
+        for record in known:
+            if record[0] not in planted:
+                lost.append(record)  # noqa: PERF401 - typed when compiled
+        for pair in differing:
+            record = pair[0]
+            if record[0] not in planted:
+                lost.append(record)
         if lost:
             pairs = [p for p in zip(known, held, strict=True) if p[0][0] in planted]
             self.known, self.held = [p[0] for p in pairs], [p[1] for p in pairs]
@@ -140,9 +146,12 @@ class PlantingPlan(CommitPlan):
             [key if key[6] == FLOW else plain_key(key) for key, _, _ in bed.fresh]
         )
 
-    def halves(self) -> tuple[list[TimedRecord], list[TimedRecord]]:
-        """The records that were to be created, and those that were there."""
-        return self.records[: self._fresh_count], self.records[self._fresh_count :]
+    def written(self, owner: Own) -> list[tuple[bytes, bytes]]:
+        """What is a copy now, as it was to be: the kernel has it, and nobody else."""
+        own, more = owner.flows.bodies, owner.expectations.bodies
+        fresh, refused = self._fresh_count, self.refused
+        created = _created(self.records[:fresh], refused, own, more)
+        return created + _kept(self.records[fresh:], refused, owner.planted)
 
     def next_batch(self) -> Batch | None:
         batch = super().next_batch()
@@ -191,6 +200,35 @@ class PlantingPlan(CommitPlan):
     def _found_some(self, batch: Batch, replies: Sequence[tuple[int, bytes]]) -> None:
         for index, reply in replies:
             self._found(Attempt(batch.records[index], Verb.LOOK_UP), reply)
+
+
+def _created(
+    records: list[TimedRecord],
+    refused: dict[bytes, str],
+    own: dict[bytes, bytes],
+    more: dict[bytes, bytes],
+) -> list[tuple[bytes, bytes]]:
+    """Those that were not refused, and have not become own meanwhile."""
+    made = []
+    for record in records:
+        key, body = record[0], record[1]
+        if key not in refused and key not in own and key not in more:
+            made.append((key, body))
+    return made
+
+
+def _kept(
+    records: list[TimedRecord],
+    refused: dict[bytes, str],
+    planted: dict[bytes, bytes],
+) -> list[tuple[bytes, bytes]]:
+    """Those that were not refused, and are still planted."""
+    kept = []
+    for record in records:
+        key, body = record[0], record[1]
+        if key in planted and key not in refused:
+            kept.append((key, body))
+    return kept
 
 
 def _noted(

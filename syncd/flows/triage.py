@@ -1,17 +1,19 @@
 """Most of what a warm standby is told is simple: sort that out, fast.
 
-In: touched keys, what a peer tells, what is planted, what is own. Out: flows to create
-and to change, by the length of their timers, and the keys that need a closer look. The
-rule: what is sorted out here is what `Standby` would do with it; in doubt, look closer.
+In: touched keys, what a peer tells, what is planted, what is own, what closes. Out:
+flows to create and to change, by the length of their timers, copies to delete, and the
+keys that need a closer look. The rule: what is sorted out here is what `Standby` would
+do with it; in doubt, look closer.
 """
 
 from syncd.flows.batch import TimedRecord
+from syncd.flows.closing import Closing
 from syncd.flows.record import FLOW
 
 # Heads of attributes, read as numbers; CTA_PROTOINFO_TCP, without its length.
 _STATUS_HEAD, _TIMEOUT_HEAD, _PROTOINFO_HEAD = 0x08000300, 0x08000700, 0x30000480
 _TCP_TYPE = 0x0180
-_FLOW, _GRE, _IPV4, _ESTABLISHED = FLOW, 47, 2, 3
+_FLOW, _GRE, _IPV4, _ESTABLISHED, _LAST_ACK = FLOW, 47, 2, 3, 6
 _SHORTEST = 37  # a key of IPv4, as far as its protocol
 # Of the two lowest bytes of STATUS: EXPECTED; bits that an entry never loses
 # (SEEN_REPLY, ASSURED, SRC_NAT, DST_NAT); those that it never gets (NAT).
@@ -26,7 +28,7 @@ class Sorted:
     __slots__ = (
         "changed_long",
         "changed_short",
-        "closing",
+        "deletes",
         "ended",
         "fresh_long",
         "fresh_short",
@@ -38,8 +40,9 @@ class Sorted:
         self.fresh_long: list[TimedRecord] = []
         self.changed_short: list[Changed] = []
         self.changed_long: list[Changed] = []
-        self.closing: list[tuple[bytes, int]] = []  # TCP that closes, and its state
-        self.ended: list[tuple[bytes, bytes]] = []  # copies that nobody tells any more
+        # Copies that nobody tells any more; TCP whose last packets were seen, others.
+        self.deletes: list[bytes] = []
+        self.ended: list[bytes] = []
         self.rest: list[bytes] = []
 
 
@@ -48,7 +51,9 @@ def triage(
     told: dict[bytes, bytes],
     planted: dict[bytes, bytes],
     own: dict[bytes, bytes],
+    closing: Closing,
     long_s: int,
+    now: float,
 ) -> Sorted:
     """Sort keys of flows that nobody tells but one live peer."""
     result = Sorted()
@@ -62,44 +67,52 @@ def triage(
         if body is None:
             if held is None:
                 rest.append(key)
+            elif _is_over(closing.end(key), held, len(held)):
+                result.deletes.append(key)
             else:
-                result.ended.append((key, held))
+                result.ended.append(key)
             continue
         if held is body:
             continue
-        size, now, protocol = len(body), body, 36 if name[0] == _IPV4 else 60
-        at = now[0] if size else 0
+        size, data, protocol = len(body), body, 36 if name[0] == _IPV4 else 60
+        at = data[0] if size else 0
         if (
             size < at + 16
             or length <= protocol
-            or _word(now, at) != _STATUS_HEAD
-            or _word(now, at + 8) != _TIMEOUT_HEAD
-            or now[at + 7] & _EXPECTED
+            or _word(data, at) != _STATUS_HEAD
+            or _word(data, at + 8) != _TIMEOUT_HEAD
+            or data[at + 7] & _EXPECTED
             or name[protocol] == _GRE
         ):
             rest.append(key)
             continue
-        seconds, record = _word(now, at + 12), (key, body, 0.0)
+        seconds, record = _word(data, at + 12), (key, body, 0.0)
         if held is None:
-            if seconds < long_s:
-                result.fresh_short.append(record)
-            else:
-                result.fresh_long.append(record)
+            fresh = result.fresh_short if seconds < long_s else result.fresh_long
+            fresh.append(record)
             continue
         held_size, was = len(held), held
-        if held_size < at + 8 or held[:at] != body[:at]:
+        if held_size < at + 8 or not body.startswith(held[:at]):
             rest.append(key)
             continue
-        state, lost = _state(now, at, size), was[at + 7] & ~now[at + 7]
-        if lost & _LASTING or (was[at + 7] ^ now[at + 7]) & _NAT:
+        state, before, after = _state(data, at, size), was[at + 7], data[at + 7]
+        if before & ~after & _LASTING or (before ^ after) & _NAT:
             rest.append(key)
         elif state > _ESTABLISHED and _state(was, at, held_size) >= _ESTABLISHED:
-            result.closing.append((key, state))
+            if not closing.wait(key, state, now):
+                rest.append(key)
         elif seconds < long_s:
             result.changed_short.append((record, held))
         else:
             result.changed_long.append((record, held))
     return result
+
+
+def _is_over(state: int, held: bytes, size: int) -> bool:
+    """Has TCP seen its last packets, by what was told last, or by what is held?"""
+    if state < _LAST_ACK and size:
+        state = _state(held, held[0], size)
+    return state >= _LAST_ACK
 
 
 def _word(data: bytes, at: int) -> int:

@@ -12,7 +12,6 @@ go when somebody asks for it, or when it turned out to be different.
 import math
 from collections.abc import Iterator
 from enum import Enum
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from syncd.flows.digest import ALL_BUCKETS, named
@@ -68,7 +67,7 @@ class Audit:
         if _size(peer) <= _AT_ONCE:
             self._counted_at = now
             if self.shelves is None:
-                peer.held.recount(named(held_records(peer)), ALL_BUCKETS)
+                peer.held.recount_all((peer.flows.bodies, peer.expectations.bodies))
         elif self.shelves is None:
             self._begin(peer, ALL_BUCKETS, Why.ROUTINE, now)
 
@@ -146,11 +145,6 @@ class Audit:
             self.shelves.close()
         self.shelves, self._left = None, 0
         self._why, self.due_at = Why.ROUTINE, math.inf
-
-
-def held_records(peer: "Peer") -> Iterator[tuple[bytes, bytes]]:
-    """Everything that we hold of a peer."""
-    return chain(peer.flows.bodies.items(), peer.expectations.bodies.items())
 
 
 def _records(peer: "Peer", keys: set[bytes]) -> Iterator[tuple[bytes, bytes]]:

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from syncd.flows import restore
+from syncd.flows.closing import Closing
 from syncd.flows.commit import BATCH_MESSAGES, TABLE_FULL
 from syncd.flows.forward import ESTABLISHED, LAST_ACK, tcp_state
 from syncd.flows.masks import WHOLE, Masks
@@ -25,7 +26,6 @@ from syncd.flows.planting import Bed, PlantingPlan, Tools, is_another, same_copy
 from syncd.flows.reader import RecordReader
 from syncd.flows.record import EXPECTATION, Record, status_of, without_timeout
 from syncd.flows.triage import triage
-from syncd.replication.closing import Closing
 from syncd.replication.findings import Findings
 from syncd.replication.former import Former
 from syncd.replication.forwarding import Forwarding
@@ -226,7 +226,7 @@ class Standby:
         register, own = self.register, self._own
         found = triage(
             *(keys, sole.flows.bodies, own.planted, own.flows.bodies),
-            register.long_s,
+            *(self._closing, register.long_s, now),
         )
         for fresh, changed, timer_s in (
             (found.fresh_short, found.changed_short, min(SHORT_S, register.long_s)),
@@ -241,11 +241,12 @@ class Standby:
                 bed.differing += changed
                 if self.room is not None:
                     self.room -= len(fresh)
-        for key, held in found.ended:
-            self._end(key, held)
-        for key, state in found.closing:
-            if not self._closing.wait(key, state, now):
-                found.rest.append(key)
+        if self.refused.reasons:
+            for key in found.deletes + found.ended:
+                self.refused.forget(key)
+        self._deletes += found.deletes
+        self._ended.update(found.ended)
+        self._looks += found.ended
         return found.rest
 
     def _end(self, key: bytes, held: bytes | None) -> None:
@@ -414,15 +415,7 @@ class Standby:
         """The plan was carried out."""
         counts, result, refused = self.counts, plan.result, plan.refused
         self._own.sown.clear()
-        own, more = self._own.flows.bodies, self._own.expectations.bodies
-        (new, known), planted = plan.halves(), self._own.planted
-        done = [
-            record[:2]
-            for record in new
-            if record[0] not in refused and record[0] not in own
-            if record[0] not in more  # it became own meanwhile
-        ]
-        done += [r[:2] for r in known if r[0] in planted and r[0] not in refused]
+        own, done = self._own.flows.bodies, plan.written(self._own)
         if len(done) + len(refused) < len(plan.records):  # what did we make of these?
             self.advanced([record[0] for record in plan.records if record[0] in own])
         self.register.note(done, plan.timer_s, now)

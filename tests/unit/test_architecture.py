@@ -30,7 +30,7 @@ HOMES = {
     "cryptography": "syncd/replication/seal.py",
     "msgpack": "syncd/replication/frame.py",
     "pyroute2": "syncd/kernel/host.py",
-    "xxhash": "syncd/flows/digest.py",
+    "xxhash": "syncd/flows/hashing.py",
     "zstandard": "syncd/replication/frame.py",
 }
 BASE = frozenset(

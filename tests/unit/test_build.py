@@ -26,6 +26,8 @@ def test_what_has_c_types_is_compiled() -> None:
     text = (PROJECT / "scripts" / "hatch_build.py").read_text()
     for file in (PROJECT / "syncd").rglob("*.pxd"):
         name = file.relative_to(PROJECT / "syncd").with_suffix("").as_posix()
+        if "cpdef inline" in file.read_text():
+            continue  # others include it
         assert f'"{name}"' in text, f"{name}: add it to MODULES in hatch_build.py"
 
 

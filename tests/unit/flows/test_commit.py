@@ -1,6 +1,8 @@
 """The plan of a commit against a model of the kernel's table."""
 
 import errno
+import gc
+import weakref
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 
@@ -280,3 +282,14 @@ def test_lost_answers_are_asked_for_again() -> None:
     kernel = Kernel()
     kernel.refusals[_CREATE].extend([errno.ENOBUFS] * 3)
     assert _run(_records(5), kernel).result.created == 5
+
+
+def test_a_plan_is_gone_when_nobody_holds_it() -> None:
+    plan = CommitPlan(_records(3), {})
+    ended = weakref.ref(plan)
+    gc.disable()  # it would have to find plans that hold themselves
+    try:
+        del plan
+        assert ended() is None
+    finally:
+        gc.enable()

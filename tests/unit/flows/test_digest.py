@@ -1,10 +1,14 @@
 """The digest of a table depends on what is in it, not on how that came about."""
 
+import ctypes
+
 from hypothesis import given
 from hypothesis import strategies as st
 from syncd.flows import digest
 from syncd.flows.digest import BUCKETS, Digest, sum_of
+from syncd.flows.hashing import ADDRESS
 from syncd.flows.table import Table
+from xxhash import xxh3_64_intdigest
 
 from tests.unit.replication.talk import flow_body, flow_key
 
@@ -83,3 +87,26 @@ def test_a_body_that_changed_in_silence_is_found_when_its_bucket_is_recounted() 
     chosen = digest.choose(table.bodies.items(), bucket)
     assert table.digest.recount(chosen, bucket) == bucket
     assert table.digest.values == sum_of(table.bodies.items())
+
+
+LENGTHS = (0, 1, 3, 4, 8, 9, 16, 17, 56, 128, 129, 240, 241, 1024, 5000)
+
+
+def test_sums_are_those_of_the_library() -> None:
+    for length in LENGTHS:
+        key, body = flow_key(length), bytes(range(256)) * 20
+        body = body[:length]
+        name = xxh3_64_intdigest(key)
+        sums = sum_of([(key, body)])
+        assert sums[name >> 58] == xxh3_64_intdigest(body, name)
+        digest_of_all = Digest()
+        digest_of_all.recount_all(({key: body}, {}))
+        assert digest_of_all.values == sums
+
+
+def test_the_library_says_where_its_function_is() -> None:
+    kinds = (ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint64)
+    function = ctypes.CFUNCTYPE(ctypes.c_uint64, *kinds)(ADDRESS)
+    for length in LENGTHS:
+        body = b"x" * length
+        assert function(body, length, 7 << 60) == xxh3_64_intdigest(body, 7 << 60)

@@ -1,8 +1,7 @@
 """A copy that differs is found, located and repaired; nothing else is told again."""
 
 import pytest
-from syncd.flows.digest import ALL_BUCKETS, bucket_of, named, short_name
-from syncd.replication.audit import held_records
+from syncd.flows.digest import bucket_of, short_name
 from syncd.replication.comparison import DIFFERENT
 from syncd.replication.frame import Coder, Data
 from syncd.replication.peer import Peer
@@ -25,7 +24,7 @@ def is_proof(datagram: bytes) -> bool:
 
 
 def count_afresh(peer: Peer) -> None:
-    peer.held.recount(named(held_records(peer)), ALL_BUCKETS)
+    peer.held.recount_all((peer.flows.bodies, peer.expectations.bodies))
 
 
 def told(talk: Talk, seconds: float) -> list[bytes]:
