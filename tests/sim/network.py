@@ -13,9 +13,11 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from tests.sim.clock import Clock
+from tests.sim.reading import SharedCoder
 
 
 class Parcel(NamedTuple):
@@ -61,6 +63,7 @@ class ModelNetwork:
         self._before = b""  # another datagram, to splice with
         self.weather = CALM
         self.wires = 1
+        self.coder = SharedCoder()  # of all nodes, for what they receive
         self.sealed = False
         self.listener: Listener | None = None  # an attacker, who hears everything
         self.datagrams = 0
@@ -114,7 +117,7 @@ class ModelNetwork:
 
     def deliver(self, parcel: Parcel, target: str, delay_s: float) -> None:
         """Somebody else's datagram, past all weather."""
-        self._clock.after(delay_s, lambda: self._receivers[target](parcel))
+        self._clock.after(delay_s, partial(self._receivers[target], parcel))
 
     @property
     def names(self) -> list[str]:
@@ -126,9 +129,8 @@ class ModelNetwork:
         weather = self.weather
         if self._paths:
             weather = self._paths.get((wire, source, target), weather)
-        if self._cuts.get((wire, source, target), 0) > 0 or (
-            weather.loss and rng.random() < weather.loss
-        ):
+        cut = self._cuts and self._cuts.get((wire, source, target), 0) > 0
+        if cut or (weather.loss and rng.random() < weather.loss):
             self.lost += 1
             return
         twice = weather.duplication and rng.random() < weather.duplication

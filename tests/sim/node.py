@@ -131,6 +131,7 @@ class SimulatedNode:
             self.engine = ReplicationEngine(
                 self.name, epoch, self.settings, everything, now, self.security
             )
+            self.engine.agreement.coder = self._network.coder
         self.set_fate(self.fate)
         self._tell_links()
         self.watch.started(self.name, self.engine)
@@ -396,9 +397,10 @@ class SimulatedNode:
 
     def pump(self) -> None:
         """Tick and send what is due, then wait for the deadline."""
-        if self._paused:
+        engine = self.engine
+        if self._paused or engine is None:
             return
-        engine, now = self.running, self.local.now
+        now = self.local.now
         if engine.dump_wanted and not self.dumping:
             self.begin_dump()
         for _ in range(_AT_ONCE_LIMIT):
