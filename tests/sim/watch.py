@@ -14,6 +14,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from syncd.flows.digest import sum_of
+from syncd.flows.own import Own
 from syncd.replication.engine import ReplicationEngine
 from syncd.replication.peer import Peer
 from syncd.replication.settings import RELIABLE
@@ -31,6 +32,7 @@ _LOOKUPS_LIMIT = 1024
 _THOROUGH = 16  # one in so many looks at the bounds walks all keys
 
 Bodies = Mapping[bytes, bytes]
+Table = Mapping[bytes, bytes | None]
 
 
 class Violation(AssertionError):  # noqa: N818 - named for what it is
@@ -160,6 +162,20 @@ class Copy:
         return f"key {key.hex()} {what}: state {old} after {now}"
 
 
+class Summed:
+    """Tables and the sums over them, as they were when one was right for the other."""
+
+    __slots__ = ("_sums", "_tables")
+
+    def __init__(self, sums: list[int], *tables: Table) -> None:
+        self._sums = sums.copy()
+        self._tables = tuple(dict(table) for table in tables)
+
+    def still(self, sums: list[int], *tables: Table) -> bool:
+        """Is all of it as it was? Then there is nothing to sum up again."""
+        return self._sums == sums and self._tables == tables
+
+
 class Watch:
     """The checks that run all the time."""
 
@@ -175,6 +191,7 @@ class Watch:
         self.most_marks = 0
         self._adopted: dict[str, set[bytes]] = {}
         self._corrupted: set[tuple[str, str]] = set()
+        self._summed: dict[tuple[str, str], Summed] = {}  # by observer and owner
         self.falsified: set[bytes] = set()  # keys of records that changed in silence
 
     def started(self, name: str, engine: ReplicationEngine) -> None:
@@ -314,18 +331,20 @@ class Watch:
             raise Violation(f"{node.name} has {unacked} unacknowledged frames")
         if len(engine.own.lookups) > _LOOKUPS_LIMIT:
             raise Violation(f"{node.name} wants {len(engine.own.lookups)} lookups")
-        for table, kind in (
-            (engine.own.flows, "flows"),
-            (engine.own.expectations, "expectations"),
-        ):
-            marks = len(table.marks)
-            if marks > self.most_marks:
-                self.most_marks = marks
-                if marks > self._ever(node.name, kind):
-                    raise Violation(f"{node.name} has {marks} marks on {kind}")
+        own = engine.own
+        if len(own.flows.marks) > self.most_marks:
+            self._marked(node.name, "flows", len(own.flows.marks))
+        if len(own.expectations.marks) > self.most_marks:
+            self._marked(node.name, "expectations", len(own.expectations.marks))
         self._looks += 1
         if self._looks % _THOROUGH == 0:
             self.thorough(node)
+
+    def _marked(self, name: str, kind: str, marks: int) -> None:
+        """More keys wait to be told than ever before."""
+        self.most_marks = marks
+        if marks > self._ever(name, kind):
+            raise Violation(f"{name} has {marks} marks on {kind}")
 
     def thorough(self, node: "SimulatedNode") -> None:
         """The bounds that take a walk over all keys."""
@@ -362,20 +381,36 @@ class Watch:
 
     def _digests(self, name: str, engine: ReplicationEngine) -> None:
         """What is summed up with each change is what is there."""
-        own = engine.own
-        told = [
-            (key, table.told(key))
-            for table in (own.flows, own.expectations)
-            for key in table.bodies.keys() | table.marks.keys()
-        ]
-        if sum_of(record for record in told if record[1]) != engine.outbox.told.values:
-            raise Violation(f"{name}: the digest is not over what was told")
+        own, told = engine.own, engine.outbox.told
+        tables: tuple[Table, ...] = (
+            *(own.flows.bodies, own.flows.marks),
+            *(own.expectations.bodies, own.expectations.marks),
+        )
+        summed = self._summed.get((name, name))
+        if summed is None or not summed.still(told.sums, *tables):
+            if _told_sum(own) != told.values:
+                raise Violation(f"{name}: the digest is not over what was told")
+            self._summed[name, name] = Summed(told.sums, *tables)
         for peer in engine.peers.values():
-            held = chain(peer.flows.bodies.items(), peer.expectations.bodies.items())
             if (name, peer.name) in self._corrupted:
                 continue  # that it is wrong is what will be found
-            if sum_of(held) != peer.held.values:
+            flows, expectations = peer.flows.bodies, peer.expectations.bodies
+            summed = self._summed.get((name, peer.name))
+            if summed is not None and summed.still(peer.held.sums, flows, expectations):
+                continue
+            if sum_of(chain(flows.items(), expectations.items())) != peer.held.values:
                 raise Violation(f"{name}: the digest of {peer.name}'s tables is wrong")
+            self._summed[name, peer.name] = Summed(peer.held.sums, flows, expectations)
+
+
+def _told_sum(own: Own) -> list[int]:
+    """Over what was told last of all that was ever told and has not ended."""
+    records = [
+        (key, table.told(key))
+        for table in (own.flows, own.expectations)
+        for key in table.bodies.keys() | table.marks.keys()
+    ]
+    return sum_of(record for record in records if record[1])
 
 
 def standing(node: "SimulatedNode") -> list[tuple[object, ...]]:
