@@ -7,8 +7,8 @@ Nodes do not see this time. Each has a `LocalClock` of its own: monotonic, from 
 origin of its own, too fast or too slow, and it may jump forward.
 """
 
-import heapq
 from collections.abc import Callable
+from heapq import heappop, heappush
 
 Action = Callable[[], None]
 _ROUNDING_S = 1e-7  # no timer fires too early
@@ -26,8 +26,9 @@ class Clock:
 
     def at(self, time: float, action: Action) -> None:
         """Run the action at that time, at once if it has passed."""
-        self._order += 1
-        heapq.heappush(self._heap, (max(time, self.now), self._order, action))
+        self._order = order = self._order + 1
+        now = self.now
+        heappush(self._heap, (time if time > now else now, order, action))
 
     def after(self, delay: float, action: Action) -> None:
         """Run the action that many seconds from now."""
@@ -37,8 +38,7 @@ class Clock:
         """Run what is due up to that time, then stand there."""
         heap = self._heap
         while heap and heap[0][0] <= time:
-            due, _, action = heapq.heappop(heap)
-            self.now = due
+            self.now, _, action = heappop(heap)
             action()
         self.now = time
 

@@ -6,6 +6,7 @@ test beside this file rebuilds every recorded message of a real kernel with it.
 """
 
 import struct
+from functools import lru_cache
 from typing import NamedTuple
 
 NEW, UPDATE, END, DUMP = "NEW", "UPDATE", "DESTROY", "DUMP"
@@ -114,9 +115,16 @@ class Expected(NamedTuple):
     function: str = ""
 
 
+_REMEMBERED = 2048  # tuples: each comes in every message about its flow
+_PADDINGS = (b"", bytes(3), bytes(2), bytes(1))
+_head = struct.Struct("=HH").pack
+_value = struct.Struct(">I").pack
+
+
 def tlv(kind: int, value: bytes) -> bytes:
     """One attribute, padded to four bytes."""
-    return struct.pack("=HH", len(value) + 4, kind) + value + bytes(-len(value) % 4)
+    size = len(value)
+    return _head(size + 4, kind) + value + _PADDINGS[size & 3]
 
 
 def nested(kind: int, *parts: bytes) -> bytes:
@@ -124,6 +132,7 @@ def nested(kind: int, *parts: bytes) -> bytes:
     return tlv(0x8000 | kind, b"".join(parts))
 
 
+@lru_cache(_REMEMBERED)
 def way_tlv(kind: int, way: Way) -> bytes:
     """A tuple in one direction."""
     first = 1 if len(way.source) == 4 else 3
@@ -155,7 +164,7 @@ def tracker_tlv(protocol: int, tracker: Tracker, *, state_only: bool = False) ->
 
 def number(kind: int, value: int) -> bytes:
     """An attribute with a 32 bit number."""
-    return struct.pack("=HH", 8, kind) + struct.pack(">I", value)
+    return _head(8, kind) + _value(value)
 
 
 def triple(kind: int, values: Triple) -> bytes:

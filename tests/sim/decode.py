@@ -7,6 +7,7 @@ It shares no code with `syncd/flows`.
 
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 
 from tests.sim.ctnetlink import (
     CTA,
@@ -21,13 +22,15 @@ from tests.sim.ctnetlink import (
 )
 
 _NAMES = {kind: name for name, kind in CTA.items()}
+_REMEMBERED = 2048  # records: most are read again and again until they change
+_head = struct.Struct("=HH").unpack_from
 
 
 def walk(data: bytes) -> Iterator[tuple[int, bytes]]:
     """(type, value) of each attribute."""
     at = 0
     while at < len(data):
-        length, kind = struct.unpack_from("=HH", data, at)
+        length, kind = _head(data, at)
         if length < 4 or at + length > len(data):
             raise ValueError(f"an attribute of {length} bytes at {at}")
         yield kind & 0x3FFF, data[at + 4 : at + length]
@@ -45,6 +48,7 @@ def named(data: bytes) -> dict[str, bytes]:
     return found
 
 
+@lru_cache(_REMEMBERED)
 def flow_facts(key: bytes, body: bytes) -> Facts:
     """A stored flow by its meaning."""
     return facts_of(named(key[4:] + body))
@@ -70,6 +74,7 @@ def facts_of(found: dict[str, bytes]) -> Facts:
     )
 
 
+@lru_cache(_REMEMBERED)
 def expectation_facts(key: bytes, body: bytes) -> Expected:
     """A stored expectation by its meaning; the zone in its key is left out."""
     return expected_of(dict(walk(key[4:] + body)))
@@ -113,6 +118,7 @@ def _triple(value: bytes | None) -> Triple | None:
     return _number(parts[1]), _number(parts[2]), _number(parts[3])
 
 
+@lru_cache(_REMEMBERED)
 def way_of(value: bytes) -> Way:
     """A tuple in one direction."""
     parts = dict(walk(value))
