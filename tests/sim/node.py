@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from syncd.config_filter import FilterConfig
 from syncd.flows.filter import RecordFilter
+from syncd.replication.departure import Departure
 from syncd.replication.engine import ReplicationEngine
 from syncd.replication.fate import Items
 from syncd.replication.seal import Security
@@ -131,7 +132,7 @@ class SimulatedNode:
             self.engine = ReplicationEngine(
                 self.name, epoch, self.settings, everything, now, self.security
             )
-            self.engine.agreement.coder = self._network.coder
+            self._share_coder(self.engine)
         self.set_fate(self.fate)
         self._tell_links()
         self.watch.started(self.name, self.engine)
@@ -140,6 +141,11 @@ class SimulatedNode:
             self.warm = SimulatedStandby(self, self.warmth)
         self.note(f"starts, epoch {epoch:x}")
         self.pump()
+
+    def _share_coder(self, engine: ReplicationEngine) -> None:
+        """What all nodes read and write alike is not done anew by each."""
+        engine.agreement.coder = coder = self._network.coder
+        engine.departure = Departure(coder, engine.sealer, engine.paths)
 
     def set_fate(self, fate: Items | None) -> None:
         """From now on, and in later lives; it leaves with what leaves next."""

@@ -1,14 +1,18 @@
-"""Each datagram is taken apart once for all nodes that get it.
+"""Each datagram is taken apart once for all nodes that get it, and made once.
 
-In: datagrams and payloads as they arrive. Out: what the engine's own coder makes of
-them, which depends on nothing but their bytes. The rule: what one node gets no other
-node can change. What is refused is refused anew each time.
+In: datagrams and payloads as they arrive, HELLOs as they leave (each is packed to see
+how long it is, then to leave). Out: what the engine's own coder makes of them, which
+depends on nothing but what they say. The rule: what one node gets no other node can
+change. What is refused is refused anew each time.
 """
+
+from collections import deque
 
 from syncd.replication.frame import Coder, Data, Envelope, Unknown
 from syncd.replication.hello import Hello
 
 _REMEMBERED = 256  # datagrams: most copies of one arrive within milliseconds
+_PACKED = 3  # HELLOs: one for each link
 
 
 class _Read:
@@ -29,6 +33,16 @@ class SharedCoder(Coder):
         super().__init__()
         self._read: dict[bytes, _Read] = {}
         self._latest: _Read | None = None
+        self._packed: deque[tuple[Hello, bytes]] = deque(maxlen=_PACKED)
+
+    def pack_hello(self, hello: Hello) -> bytes:
+        """The payload of one HELLO frame."""
+        for known, payload in self._packed:
+            if known == hello:
+                return payload
+        payload = super().pack_hello(hello)
+        self._packed.append((hello, payload))
+        return payload
 
     def unwrap(self, datagram: bytes) -> Envelope:
         """What stands around a payload."""
