@@ -235,6 +235,7 @@ class Warm:
         if records:
             while (batch := plan.next_batch()) is not None:
                 plan.report(batch, *(await self.errands.run(batch.messages)))
+            self.standby.displaced(plan.displaced, time.monotonic())
             own.adopt(records)
         return plan.result
 

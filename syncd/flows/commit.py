@@ -39,6 +39,7 @@ EXAMPLES = 10
 TRIES = 8
 
 TABLE_FULL = "table full"
+IN_THE_WAY = "another flow in the way"
 
 
 @dataclass(slots=True)
@@ -140,6 +141,7 @@ class CommitPlan:
         self._on_their_way = 0
         self._sequence = 1
         self._full = False
+        self.displaced: list[bytes] = []  # reply tuples that were taken from others
 
     def next_batch(self) -> Batch | None:
         """What to send now."""
@@ -356,6 +358,7 @@ class CommitPlan:
         if verb is Verb.REPLACE:
             return [restore.delete(key, sequence), create]
         if verb is Verb.DISPLACE:
+            self.displaced.append(body[: body[0]])
             return [restore.delete_reply(key, body, sequence), create]
         return [create]
 

@@ -12,7 +12,7 @@ rules:
   that was written, run down since, lives here.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from syncd.flows import restore
 from syncd.flows.own import Own
@@ -131,6 +131,15 @@ class Planted:
             key
             for key in keys
             if get(key) is not None or (key[6] == _EXPECTATION and not own(key))
+        ]
+
+    def with_tuple(self, tuples: Collection[bytes]) -> list[bytes]:
+        """Flows that have one of these tuples (without header), in either direction."""
+        return [
+            key
+            for key, body in (self._own.planted.items() if tuples else ())
+            if key[6] == FLOW
+            if body[4 : body[0]] in tuples or key[8 : 4 + key[4]] in tuples
         ]
 
     def due(self, now: float) -> Iterator[bytes]:

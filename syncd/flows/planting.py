@@ -13,7 +13,7 @@ from struct import Struct
 from syncd.errors import RecordError
 from syncd.flows import nla, restore
 from syncd.flows.batch import Restorer, TimedRecord
-from syncd.flows.commit import Attempt, Batch, CommitPlan
+from syncd.flows.commit import IN_THE_WAY, Attempt, Batch, CommitPlan
 from syncd.flows.masks import WHOLE, Masks
 from syncd.flows.own import Own
 from syncd.flows.reader import RecordReader
@@ -33,8 +33,6 @@ from syncd.flows.record import (
 )
 from syncd.flows.restore import same_content
 from syncd.flows.steps import Verb
-
-IN_THE_WAY = "another flow in the way"
 
 IsCopy = Callable[[bytes, bytes], bool]  # is the kernel's entry (key, body) a copy?
 IsTold = Callable[[bytes], object]  # does any peer tell this flow?

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 
 from syncd.flows import restore
 from syncd.flows.closing import Closing
-from syncd.flows.commit import BATCH_MESSAGES, TABLE_FULL
+from syncd.flows.commit import BATCH_MESSAGES, IN_THE_WAY, TABLE_FULL
 from syncd.flows.forward import ESTABLISHED, LAST_ACK, tcp_state
 from syncd.flows.masks import WHOLE, Masks
 from syncd.flows.own import Own
@@ -406,6 +406,12 @@ class Standby:
         # Another flow with that tuple, or the same again: it is told, so it is planted.
         self._touched.update(told_among(self._peers.values(), keys))
         self.counts.deleted += len(keys)
+
+    def displaced(self, replies: Iterable[bytes], now: float) -> None:
+        """Whatever had these reply tuples in this kernel was deleted, copies too."""
+        for key in self.register.with_tuple({reply[4:] for reply in replies}):
+            self.register.forget(key)
+            self.refused.add(key, IN_THE_WAY, now)
 
     def advanced(self, keys: Sequence[bytes]) -> None:
         """The kernel was asked to change these own flows: it says what they are now."""

@@ -253,6 +253,7 @@ class SimulatedStandby:
         if records:
             while (batch := plan.next_batch()) is not None:
                 plan.report(batch, *self.requests.exchange(batch.messages))
+            self.standby.displaced(plan.displaced, now)
             node.watch.adopted(node.name, (key for key, _, _ in records))
             own.adopt(records)
         return plan.result.failures

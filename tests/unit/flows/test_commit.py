@@ -170,11 +170,12 @@ def test_whoever_holds_the_translated_reply_tuple_makes_room() -> None:
     nat = _vector("tcp4_masquerade")
     kernel = Kernel()
     kernel.refusals[_CREATE].append(errno.EEXIST)
-    result = _run([_record(nat)], kernel).result
-    assert (result.created, result.failures) == (1, 0)
+    plan = _run([_record(nat)], kernel)
+    assert (plan.result.created, plan.result.failures) == (1, 0)
     assert kernel.verbs == [_CREATE, _GET, _DELETE, _CREATE]
     reply = nla.attributes(nat.body)[CTA_TUPLE_REPLY]
     assert kernel.asked[2][2] == {CTA_TUPLE_REPLY: reply}
+    assert plan.displaced == [reply]
 
 
 def test_a_flow_that_ended_meanwhile_is_created() -> None:

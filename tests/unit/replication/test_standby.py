@@ -3,10 +3,9 @@
 from collections.abc import Iterable
 
 import pytest
-from syncd.flows.commit import TABLE_FULL
+from syncd.flows.commit import IN_THE_WAY, TABLE_FULL
 from syncd.flows.own import Own
 from syncd.flows.planted import SHORT_S
-from syncd.flows.planting import IN_THE_WAY
 from syncd.flows.record import END
 from syncd.replication.former import FORMER_S
 from syncd.replication.peer import Peer, PeerState

@@ -6,6 +6,7 @@ Each of these was found by the simulation (docs/testing.md) or on real kernels.
 import pytest
 from syncd.flows import nla
 from syncd.flows.audit import Audit
+from syncd.flows.commit import IN_THE_WAY
 from syncd.flows.masks import WHOLE, Masks
 from syncd.flows.own import Own
 from syncd.flows.planting import Bed
@@ -281,3 +282,15 @@ def test_a_copy_that_is_found_gone_while_its_change_waits_is_created() -> None:
     assert bed.fresh == [refreshed, changed]
     assert (bed.known, bed.held) == ([there], [flow_body(3)])
     assert not bed.differing
+
+
+def test_a_copy_whose_reply_tuple_a_promotion_gave_away_does_not_become_own() -> None:
+    """Seed 8001724: it was deleted for a newer flow, and told as if it lived."""
+    scene = Scene()
+    scene.tell(1, 2, 3)
+    scene.work()
+    reply = flow_body(2)[: flow_body(2)[0]]
+    back = flow_key(3)[4 : 4 + flow_key(3)[4]]  # it came from where this one goes to
+    scene.standby.displaced([reply, back], scene.kernel.now)
+    assert set(scene.standby.take([scene.peer])) == keys(1)
+    assert scene.standby.refused.counts() == {IN_THE_WAY: 2}
