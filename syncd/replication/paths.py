@@ -86,6 +86,7 @@ class _Route:
     rooms: dict[int, int] = field(default_factory=dict)  # place -> what fits there
     latest: float = _STALE
     interval_s: float = 0.0
+    limit_s: float = 0.0  # for so long a link may lag behind the others
     number: int = 0  # of the HELLO that said what is below
     hears_us: frozenset[int] | None = frozenset()  # None: it never says
 
@@ -102,6 +103,8 @@ class Paths:
         self._routes: dict[str, _Route] = {}
         self._goods: dict[str, frozenset[int]] = {}
         self._told: dict[str, tuple[int, ...]] = {}
+        self._usable: list[int] = []
+        self._ends_at: dict[int, int] = {}  # place -> what `_ends` has said
 
     # What happens
 
@@ -113,6 +116,8 @@ class Paths:
         if (link.usable, link.frame_bytes) == (usable, frame_bytes):
             return False
         link.usable, link.frame_bytes = usable, frame_bytes
+        self._usable = sorted(at for at, known in self._links.items() if known.usable)
+        self._ends_at.clear()
         link.limit = 0  # it may be another network
         if not usable:  # what was heard there says nothing any more
             for route in self._routes.values():
@@ -153,11 +158,18 @@ class Paths:
             if route is None and len(self._routes) >= _ROUTES_LIMIT:
                 return
             route = self._routes[name] = _Route(epoch)
+            route.limit_s = self._limit_s(0.0)
+            self._ends_at.clear()
         route.heard[place, via] = route.latest = now
         route.vias[place] = via
-        route.interval_s = min(interval_s, _INTERVAL_LIMIT_S)
+        interval_s = min(interval_s, _INTERVAL_LIMIT_S)
+        if interval_s != route.interval_s:
+            route.interval_s, route.limit_s = interval_s, self._limit_s(interval_s)
         if room:
-            route.rooms[place] = max(room, _ROOM_LEAST)
+            room = max(room, _ROOM_LEAST)
+            if route.rooms.get(place) != room:
+                route.rooms[place] = room
+                self._ends_at.clear()
         if link is None:
             route.hears_us = None
         elif hears_us is not None and number >= route.number:
@@ -169,21 +181,29 @@ class Paths:
         """Any other node is not a peer any more."""
         for name in [name for name in self._routes if name not in names]:
             del self._routes[name]
+            self._ends_at.clear()
 
     def choose(self, now: float) -> None:
         """See what is good, and change `used` if that has to be."""
-        goods = {
-            name: good
-            for name, route in self._routes.items()
-            if now - route.latest < self.settings.silence_s
-            and (good := self._good(route))
-        }
+        silence_s = self.settings.silence_s
+        goods: dict[str, frozenset[int]] = {}
+        told: dict[str, tuple[int, ...]] = {}
+        for name, route in self._routes.items():
+            told[name] = ()
+            if now - route.latest >= silence_s:
+                continue
+            fresh = _fresh(route)
+            good = frozenset([place for place, _ in fresh])
+            if route.hears_us is not None:  # it hears us on these
+                good &= route.hears_us
+            if good:
+                goods[name] = good
+            told[name] = tuple(sorted({via for _, via in fresh if via != _UNSAID}))
         for place, link in self._links.items():
-            reach = frozenset(name for name, good in goods.items() if place in good)
+            reach = frozenset([name for name, good in goods.items() if place in good])
             if reach != link.reach:
                 self._reach_changed(link, reach, goods, now)
         self._goods = goods
-        told = self._hears(now)
         if told != self._told:
             self._told = told
             self.news = True
@@ -196,7 +216,7 @@ class Paths:
     @property
     def usable(self) -> list[int]:
         """The places by which datagrams can leave, most preferred first."""
-        return sorted(place for place, link in self._links.items() if link.usable)
+        return self._usable
 
     def is_beacon(self, place: int) -> bool:
         """Does a HELLO by this place only show that the link works?
@@ -239,7 +259,7 @@ class Paths:
             for name, route in self._routes.items()
             if now - route.latest < self.settings.silence_s
         }
-        hears = tuple(sorted(n for n, r in live.items() if place in self._places(r)))
+        hears = tuple(sorted(n for n, r in live.items() if place in _places(r)))
         said = {n: r.hears_us for n, r in live.items() if r.hears_us is not None}
         heard_by = tuple(
             n for n in sorted(live) if (place in said[n] if n in said else n in hears)
@@ -266,36 +286,14 @@ class Paths:
 
     # Judgement
 
-    def _limit_s(self, route: _Route) -> float:
+    def _limit_s(self, interval_s: float) -> float:
         """How long a link may lag behind the others before it counts as silent."""
         settings = self.settings
-        interval_s = max(settings.hello_interval_s, route.interval_s)
+        interval_s = max(settings.hello_interval_s, interval_s)
         return max(
             1.2 * interval_s,
             min(settings.link_hellos * interval_s, settings.silence_s / 2),
         )
-
-    def _fresh(self, route: _Route) -> list[tuple[int, int]]:
-        """(place, via) of what was heard as lately as anything of that peer."""
-        since = route.latest - self._limit_s(route)
-        return [key for key, at in route.heard.items() if at >= since]
-
-    def _places(self, route: _Route) -> set[int]:
-        return {place for place, _ in self._fresh(route)}
-
-    def _good(self, route: _Route) -> frozenset[int]:
-        """Our places on which we hear the peer and it hears us."""
-        places = frozenset(self._places(route))
-        return places if route.hears_us is None else places & route.hears_us
-
-    def _hears(self, now: float) -> dict[str, tuple[int, ...]]:
-        """Nothing of a peer that was silent for too long."""
-        return {
-            name: tuple(sorted({via for _, via in self._fresh(route)} - {_UNSAID}))
-            if now - route.latest < self.settings.silence_s
-            else ()
-            for name, route in self._routes.items()
-        }
 
     def _room(self, place: int) -> int:
         """The smallest of what the two sides and the network between can take."""
@@ -304,12 +302,12 @@ class Paths:
 
     def _ends(self, place: int) -> int:
         """The smaller of what the two sides can take."""
-        rooms = [
-            route.rooms[place]
-            for route in self._routes.values()
-            if place in route.rooms
-        ]
-        return min((self._links[place].frame_bytes, *rooms))
+        ends = self._ends_at.get(place)
+        if ends is None:
+            rooms = [r.rooms[place] for r in self._routes.values() if place in r.rooms]
+            ends = min((self._links[place].frame_bytes, *rooms))
+            self._ends_at[place] = ends
+        return ends
 
     def _reach_changed(
         self,
@@ -365,3 +363,13 @@ def _cover(
             if all(not good.isdisjoint(chosen) for good in wanted):
                 return chosen
     return None
+
+
+def _fresh(route: _Route) -> list[tuple[int, int]]:
+    """(place, via) of what was heard as lately as anything of that peer."""
+    since = route.latest - route.limit_s
+    return [key for key, at in route.heard.items() if at >= since]
+
+
+def _places(route: _Route) -> set[int]:
+    return {place for place, _ in _fresh(route)}

@@ -42,7 +42,7 @@ class PeerEvent(Enum):
     REFUSED = "refused"
 
 
-LIVE = frozenset((PeerState.SYNCING, PeerState.IN_STEP))
+_SYNCING, _IN_STEP = PeerState.SYNCING, PeerState.IN_STEP
 
 TRANSITIONS: dict[tuple[PeerState, PeerEvent], PeerState] = {
     (PeerState.UNKNOWN, PeerEvent.HEARD): PeerState.SYNCING,
@@ -144,7 +144,8 @@ class Peer:
     @property
     def live(self) -> bool:
         """Do we hear it and it hears us?"""
-        return self.state in LIVE
+        state = self.state  # a set would hash it, and an Enum does that in Python
+        return state is _IN_STEP or state is _SYNCING
 
     @property
     def agreed(self) -> bool:

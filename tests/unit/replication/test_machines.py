@@ -17,10 +17,11 @@ from syncd.flows.own import Own
 from syncd.replication.frame import Coder, Data, Numbered
 from syncd.replication.inbox import SATISFIED, Inbox
 from syncd.replication.outbox import Outbox
-from syncd.replication.peer import LIVE, TRANSITIONS, Peer, PeerEvent, PeerState
+from syncd.replication.peer import TRANSITIONS, Peer, PeerEvent, PeerState
 
 from tests.unit.replication.talk import flow_key, put
 
+_LIVE = (PeerState.SYNCING, PeerState.IN_STEP)
 _WINDOW = 6
 _FLOWS = st.integers(0, 11)
 _PEERS = st.sampled_from(("b", "c"))
@@ -302,7 +303,7 @@ class States(RuleBasedStateMachine):
 
     @invariant()
     def is_live_only_when_heard(self) -> None:
-        assert self.peer.live == (self.peer.state in LIVE)
+        assert self.peer.live == (self.peer.state in _LIVE)
         assert self.heard or not self.peer.live
         assert self.peer.state is PeerState.IN_STEP or not self.peer.verified
 
