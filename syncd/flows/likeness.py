@@ -35,6 +35,12 @@ _EXPECTATION = EXPECTATION
 _MARGIN_S = 30
 
 
+def same_reply(one: bytes, other: bytes) -> bool:
+    """Are these flows of one original tuple translated alike?"""
+    size = one[0] if one else 0
+    return one[:size] == other[:size] and bool(size)
+
+
 def alike(key: bytes, old: bytes, new: bytes, lenient: bool = False) -> bool:
     """Is the new account of this record the same, but for what moves by itself?
 

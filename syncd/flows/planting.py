@@ -14,6 +14,7 @@ from syncd.errors import RecordError
 from syncd.flows import nla, restore
 from syncd.flows.batch import Restorer, TimedRecord
 from syncd.flows.commit import IN_THE_WAY, Attempt, Batch, CommitPlan
+from syncd.flows.likeness import same_reply
 from syncd.flows.masks import WHOLE, Masks
 from syncd.flows.own import Own
 from syncd.flows.reader import RecordReader
@@ -285,7 +286,7 @@ def is_another(key: bytes, held: bytes, told: bytes) -> bool:
     """
     if key[6] == EXPECTATION:
         return False
-    if held[: held[0]] != told[: told[0]]:
+    if not same_reply(held, told):
         return True
     was, now = status_of(held), status_of(told)
     lost = was & ~now & (restore.KEPT_BITS | restore.NAT_BITS)

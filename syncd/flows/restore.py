@@ -191,8 +191,7 @@ def has_fixed_timer(body: bytes) -> bool:
     status = status_word(nla.attributes(body))
     if status & (FIXED_TIMEOUT | NAT_CLASH) != FIXED_TIMEOUT:
         return False
-    at = 32 if body[10:11] == bytes((CTA_IP_V4_SRC,)) else 56  # reply's protocol
-    return body[at : at + 1] != bytes((_IPPROTO_GRE,))
+    return not _is_gre(body)
 
 
 def create(
@@ -324,7 +323,8 @@ def same_tuples(body: bytes, held: bytes) -> bool:
 
     A reply tuple never changes, an entry with the right tuple but without its NAT bits
     does not translate, a helper cannot be attached to an entry that exists, and a
-    window scale that is not used cannot be taken back.
+    window scale that is not used cannot be taken back. Of GRE one bit will do: where
+    only the key is another, the kernel sets none when it is told the reply tuple.
     """
     ours, theirs = nla.attributes(body), nla.attributes(held)
     if _helper(ours) not in (b"", _UNATTACHABLE, _helper(theirs)):
@@ -332,10 +332,9 @@ def same_tuples(body: bytes, held: bytes) -> bool:
     told, there = (attributes.get(CTA_PROTOINFO, b"") for attributes in (ours, theirs))
     if told and there and keeps_scales(told, there):
         return False
-    differing = status_word(ours) ^ status_word(theirs)
-    return (
-        ours.get(CTA_TUPLE_REPLY) == theirs.get(CTA_TUPLE_REPLY)
-        and not differing & NAT_BITS
+    wanted, present = status_word(ours) & NAT_BITS, status_word(theirs) & NAT_BITS
+    return ours.get(CTA_TUPLE_REPLY) == theirs.get(CTA_TUPLE_REPLY) and (
+        wanted == present or (bool(wanted and present) and _is_gre(body))
     )
 
 
@@ -465,6 +464,12 @@ def _require_tuple(key: bytes) -> None:
     length = int.from_bytes(key[4:6], "little")
     if length < 28 or 4 + length > len(key) or key[6:8] not in _TUPLE_TYPES:
         raise RecordError("key without a tuple")
+
+
+def _is_gre(body: bytes) -> bool:
+    """By the protocol of its reply tuple."""
+    at = 32 if body[10:11] == bytes((CTA_IP_V4_SRC,)) else 56
+    return body[at : at + 1] == bytes((_IPPROTO_GRE,))
 
 
 def _number(key: bytes) -> int:

@@ -19,6 +19,7 @@ from syncd.flows import restore
 from syncd.flows.closing import Closing
 from syncd.flows.commit import BATCH_MESSAGES, IN_THE_WAY, TABLE_FULL
 from syncd.flows.forward import ESTABLISHED, LAST_ACK, tcp_state
+from syncd.flows.likeness import same_reply
 from syncd.flows.masks import WHOLE, Masks
 from syncd.flows.own import Own
 from syncd.flows.planted import SHORT_S, Planted
@@ -373,7 +374,7 @@ class Standby:
             elif (
                 record[1][: len(key)] != key[: len(record[1])]
                 or register.lives(key, record[2], now, took_s)
-                or not (key[6] == EXPECTATION or restore.same_tuples(body, record[2]))
+                or (key[6] != EXPECTATION and not same_reply(body, record[2]))
             ):
                 self.counts.alive += 1
                 register.forget(key)

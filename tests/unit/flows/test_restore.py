@@ -356,6 +356,17 @@ def test_a_replaced_reply_tuple_or_a_missing_translation_is_another_flow() -> No
     assert not restore.same_tuples(translated.body, untranslated)
 
 
+def test_gre_whose_source_has_another_key_only_is_the_same_without_its_bit() -> None:
+    vector = _vector("gre4_masquerade")
+    status = nla.attributes(vector.body)[CTA_STATUS]
+    both, one, none = (
+        vector.body.replace(status, restore.be32(CTA_STATUS, number))
+        for number in (0x1BF, 0x5AF, 0x18F)
+    )
+    assert restore.same_tuples(both, one)
+    assert not restore.same_tuples(both, none)
+
+
 def test_a_scale_that_is_not_used_cannot_be_taken_back() -> None:
     vector = _vector("tcp4_close")
     head = vector.body[: vector.body[0] + 16]

@@ -12,6 +12,7 @@ from syncd.flows.own import Own
 from syncd.flows.planting import Bed
 from syncd.flows.record import (
     CANONICAL,
+    CTA_HELP,
     CTA_MARK,
     END,
     NEW,
@@ -294,3 +295,18 @@ def test_a_copy_whose_reply_tuple_a_promotion_gave_away_does_not_become_own() ->
     scene.standby.displaced([reply, back], scene.kernel.now)
     assert set(scene.standby.take([scene.peer])) == keys(1)
     assert scene.standby.refused.counts() == {IN_THE_WAY: 2}
+
+
+def test_a_copy_that_the_kernel_took_without_a_helper_is_not_own_for_that() -> None:
+    """It has the reply tuple that it was written with."""
+    scene = Scene()
+    key, helper = flow_key(1), nla.nested(CTA_HELP, nla.tlv(1, b"ftp\0"))
+    scene.peer.flows.put([key, flow_body(1, 86_400) + helper], scene.kernel.now)
+    scene.work()
+    assert CTA_HELP in nla.attributes(scene.own.planted[key])
+    replies = [
+        reply.replace(helper, b"") for reply in scene.kernel.show([key]) if reply
+    ]
+    scene.standby.looked([key], replies, scene.kernel.now)
+    assert not scene.own.flows.bodies
+    assert scene.standby.counts.alive == 0
