@@ -265,8 +265,7 @@ class Admission:
                 continue
             elif judge.restricts_flows and not own.has_flow(master):
                 if kind == EXP_NEW:
-                    own.claim(master)  # it talks here, even if it was a copy
-                    own.lookups[master] = None
+                    own.announced(master)
                 own.expectations.disown(own.expectation_key(key, ident))
                 if len(self._awaited) < _AWAITED_LIMIT:
                     self._awaited.setdefault(master, {})[key] = record

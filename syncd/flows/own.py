@@ -406,7 +406,7 @@ class Own:
         """Expectations after the flows: their masters are known by then."""
         expectations = self.expectations
         for record in records:
-            key = plain = record[1]
+            plain = record[1]
             if not self._tells(record):
                 continue
             if record[0] == EXP_NEW:
@@ -415,25 +415,15 @@ class Own:
                 self.uproot(plain)
                 if not record[4] & BY_PROGRAM:
                     self.met.append(plain)
-            if plain in self.planted:
-                pass
-            elif record[0] == EXP_END:
-                key = self.expectation_key(plain, record[3])
-                expectations.ended(key, record[3])
-            else:
+            lives_here = plain not in self.planted
+            if lives_here and record[0] == EXP_END:
+                expectations.ended(self.expectation_key(plain, record[3]), record[3])
+            elif lives_here:
                 record = self._in_zone(record)
                 key = record[1]
                 self._end_others(plain, record)
                 if record[0] == EXP_NEW:
-                    # NAT of a helper changes the master's sequence adjustment
-                    # without an event (ctnetlink.md, section 8): read it now, and
-                    # once more, for it does so after it raised this event.
-                    master = master_of(record[2])
-                    self.claim(master)  # it talks here
-                    self._ask_masters(master)
-                    self._helped.ask_soon(master)
-                    if self.flows.touched is not None:
-                        self._announcing.add(master)
+                    self.announced(master_of(record[2]))
                     expectations.put(key, record[2], record[3], record[4])
                 else:
                     expectations.refresh(record)
@@ -441,6 +431,17 @@ class Own:
                     expectations.touched.add(key)
             if expectations.touched is not None:
                 self._told_expectations.add(record[3])
+
+    def announced(self, master: bytes) -> None:
+        """A helper has announced an expectation of this flow, and may have mangled it.
+
+        No event tells the sequence adjustment, which comes later (ctnetlink.md, 8).
+        """
+        self.claim(master)
+        self._ask_masters(master)
+        self._helped.ask_soon(master)
+        if self.flows.touched is not None:
+            self._announcing.add(master)
 
     def was_told(self, ident: bytes) -> bool:
         """Did an event tell of this expectation since the dump began?"""

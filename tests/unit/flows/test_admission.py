@@ -395,6 +395,18 @@ def test_an_expectation_waits_for_a_master_that_is_wanted() -> None:
     assert kernel.admission.reread
 
 
+def test_a_dump_may_show_the_master_of_an_expectation_that_waited_as_it_was() -> None:
+    """Seed 10031457: its sequence adjustment moved while the dump was read."""
+    kernel, shape = Kernel(MARKED), Shape(mark=1)
+    kernel.admission.begin_dump(kernel.now)
+    met = [expected(EXP_NEW, shape), expected(EXP_END, shape)]
+    kernel.admission.events(met, kernel.now)
+    kernel.own.lookups.clear()  # the flow was looked up where it is not
+    kernel.admission.dump_part([shape.record(DUMP)], kernel.now)
+    kernel.admission.end_dump(kernel.now)
+    assert shape.key in kernel.own.lookups
+
+
 def test_an_expectation_that_ends_waits_no_longer() -> None:
     kernel = Kernel(MARKED)
     kernel.admission.events([expected(EXP_NEW, Shape())], kernel.now)
