@@ -8,12 +8,13 @@ do with it; in doubt, look closer.
 
 from syncd.flows.batch import TimedRecord
 from syncd.flows.closing import Closing
+from syncd.flows.forward import ESTABLISHED, LAST_ACK
 from syncd.flows.record import FLOW
 
 # Heads of attributes, read as numbers; CTA_PROTOINFO_TCP, without its length.
 _STATUS_HEAD, _TIMEOUT_HEAD, _PROTOINFO_HEAD = 0x08000300, 0x08000700, 0x30000480
 _TCP_TYPE = 0x0180
-_FLOW, _GRE, _IPV4, _ESTABLISHED, _LAST_ACK = FLOW, 47, 2, 3, 6
+_FLOW, _GRE, _IPV4, _ESTABLISHED, _LAST_ACK = FLOW, 47, 2, ESTABLISHED, LAST_ACK
 _SHORTEST = 37  # a key of IPv4, as far as its protocol
 # Of the two lowest bytes of STATUS: EXPECTED; bits that an entry never loses
 # (SEEN_REPLY, ASSURED, SRC_NAT, DST_NAT); those that it never gets (NAT).

@@ -85,7 +85,6 @@ class _Route:
     vias: dict[int, int] = field(default_factory=dict)  # place -> the peer's place
     rooms: dict[int, int] = field(default_factory=dict)  # place -> what fits there
     latest: float = _STALE
-    interval_s: float = 0.0
     limit_s: float = 0.0  # for so long a link may lag behind the others
     number: int = 0  # of the HELLO that said what is below
     hears_us: frozenset[int] | None = frozenset()  # None: it never says
@@ -158,13 +157,10 @@ class Paths:
             if route is None and len(self._routes) >= _ROUTES_LIMIT:
                 return
             route = self._routes[name] = _Route(epoch)
-            route.limit_s = self._limit_s(0.0)
             self._ends_at.clear()
         route.heard[place, via] = route.latest = now
         route.vias[place] = via
-        interval_s = min(interval_s, _INTERVAL_LIMIT_S)
-        if interval_s != route.interval_s:
-            route.interval_s, route.limit_s = interval_s, self._limit_s(interval_s)
+        route.limit_s = self._limit_s(min(interval_s, _INTERVAL_LIMIT_S))
         if room:
             room = max(room, _ROOM_LEAST)
             if route.rooms.get(place) != room:
