@@ -1,8 +1,11 @@
-"""TCP links over loopback: one connection per pair, whatever the other end does."""
+"""TCP links over loopback: one connection per pair, whatever the other end does.
+
+Each test has a namespace of its own: nothing else can hold the port.
+"""
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -12,10 +15,20 @@ from syncd.link.facts import Batch, LinkState
 from syncd.link.stream import LENGTH_LIMIT
 from syncd.link.tcp import TcpLink
 
+from tests.lab import Lab, inside
+
 pytestmark = [pytest.mark.kernel, pytest.mark.asyncio]
 
 BUFFER = 64 * 1024
 LONGEST_S = 10.0
+PORT = 3780  # below those that the kernel gives out
+
+
+@pytest.fixture(autouse=True)
+def apart(lab: Lab) -> Iterator[None]:
+    """The test runs in a fresh namespace."""
+    with inside(lab.namespace("tcp")):
+        yield
 
 
 def address(number: int) -> str:
@@ -38,10 +51,10 @@ class Node:
         self.link.interface_changed(index, 65536, [self.link.config.local])
 
 
-def node(number: int, port: int, peers: tuple[int, ...]) -> Node:
+def node(number: int, peers: tuple[int, ...]) -> Node:
     config = LinkConfig(
         type="tcp",
-        port=port,
+        port=PORT,
         local=address(number),
         peers=tuple(map(address, peers)),
         send_buffer=BUFFER,
@@ -56,20 +69,13 @@ def node(number: int, port: int, peers: tuple[int, ...]) -> Node:
     return Node(TcpLink(config, hear), heard)
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind((address(1), 0))
-        return int(sock.getsockname()[1])
-
-
 @asynccontextmanager
 async def nodes(
     *numbers: int, absent: tuple[int, ...] = ()
 ) -> AsyncIterator[list[Node]]:
     """Nodes that know each other, and the absent ones, whom a test plays itself."""
-    port = free_port()
     everybody = (*numbers, *absent)
-    made = [node(n, port, tuple(p for p in everybody if p != n)) for n in numbers]
+    made = [node(n, tuple(p for p in everybody if p != n)) for n in numbers]
     for one in made:
         one.plug_in()
     try:
@@ -90,9 +96,13 @@ async def call(source: int, target: Node) -> socket.socket:
     """Connect as somebody at that address."""
     sock = socket.socket()
     sock.setblocking(False)  # noqa: FBT003 - its only argument
-    sock.bind((address(source), 0))
     config = target.link.config
-    await asyncio.get_running_loop().sock_connect(sock, (config.local, config.port))
+    try:
+        sock.bind((address(source), 0))
+        await asyncio.get_running_loop().sock_connect(sock, (config.local, config.port))
+    except OSError:
+        sock.close()
+        raise
     return sock
 
 
