@@ -256,9 +256,6 @@ class Warm:
             records = [(key, body, age_s(peers, key, now)) for key, body in part]
             flows = [record for record in records if record[0][6] != EXPECTATION]
             own.adopt(records)
-            if own.flows.left is not None:  # what ended meanwhile may live elsewhere
-                bodies = own.flows.bodies
-                own.flows.left += [key for key, _, _ in flows if key not in bodies]
             self._listener.pump()  # peers may be promoted, and need to know
             disturbed = own.flows.disturbed
             if disturbed is not None:  # packets have set their timers, or ended them

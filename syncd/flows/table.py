@@ -386,7 +386,9 @@ class OwnTable:
         keys = [key for key, _, _ in records]
         self.mark_again(keys)
         if self.disturbed:
-            disturbed = self.disturbed
+            disturbed, bodies = self.disturbed, self.bodies
+            if self.left is not None:
+                self.left += [k for k in keys if k in disturbed and k not in bodies]
             records = [record for record in records if record[0] not in disturbed]
             keys = [key for key, _, _ in records]
         if self.changes is not None:

@@ -302,9 +302,6 @@ class SimulatedStandby:
             ]
             flows = [record for record in records if record[0][6] != EXPECTATION]
             own.adopt(records)
-            if own.flows.left is not None:  # what ended meanwhile may live elsewhere
-                bodies = own.flows.bodies
-                own.flows.left += [key for key, _, _ in flows if key not in bodies]
             disturbed = own.flows.disturbed
             if disturbed is not None:
                 flows = [record for record in flows if record[0] not in disturbed]

@@ -242,7 +242,7 @@ def test_an_adopted_flow_takes_the_next_update_whole() -> None:
 def test_what_the_kernel_told_since_the_commit_began_is_not_adopted_over() -> None:
     own = Own()
     put(own, 1)
-    own.flows.disturbed = set()
+    own.flows.disturbed, own.flows.left = set(), []
     own.apply([(UPDATE, flow_key(1), flow_body(1, 30), ONE, MASK)], 1.0)
     own.apply([(END, flow_key(2), flow_body(2), ONE, 0)], 1.0)
     own.flows.end(flow_key(3))  # we deleted it
@@ -252,6 +252,7 @@ def test_what_the_kernel_told_since_the_commit_began_is_not_adopted_over() -> No
         flow_key(4): flow_body(4),
     }
     assert own.flows.marks == {flow_key(n): ENDED_AT_PEERS for n in (1, 2, 3, 4)}
+    assert own.take_left() == [flow_key(2), flow_key(3)]  # maybe they live elsewhere
 
 
 def test_a_sequence_adjustment_without_its_numbers_is_looked_up() -> None:

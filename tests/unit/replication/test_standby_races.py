@@ -15,6 +15,7 @@ from syncd.flows.record import (
     CTA_HELP,
     CTA_MARK,
     END,
+    EXP_DUMP,
     NEW,
     UPDATE,
     Record,
@@ -169,6 +170,22 @@ def test_an_expectation_is_own_whatever_zone_its_master_is_said_to_have() -> Non
     assert scene.standby.next_step(scene.kernel.now) is None
     scene.standby.miss([zoned], scene.kernel.now)
     assert scene.standby.idle
+
+
+@pytest.mark.parametrize("zone", [b"", b"\0\7"])
+def test_a_dump_does_not_bring_back_an_expectation_that_was_deleted(
+    zone: bytes,
+) -> None:
+    """Seed 40574 of --warm: it was shown before its end, read after it."""
+    scene = Scene()
+    _, plain, body, ident, mask = announced("ftp4_passive")
+    key = with_zone(plain, zone) if zone else plain
+    scene.own.plant([(key, body)])
+    scene.own.begin_dump()
+    scene.standby.deleted([key])
+    scene.own.fill([(EXP_DUMP, plain, body, ident, mask)])
+    scene.own.end_dump(scene.kernel.now)
+    assert not scene.own.expectations.bodies
 
 
 def test_what_became_own_while_its_copy_waited_is_not_created() -> None:
