@@ -125,13 +125,31 @@ class Planted:
             self._zoned.pop(plain, None)
 
     def deletable(self, keys: Sequence[bytes]) -> list[bytes]:
-        """Those of these keys that have not become own in the last moment."""
+        """Those of these keys that have not become own in the last moment.
+
+        They are about to be deleted: nobody has to believe in them any more.
+        """
         get, own = self.get, self._own.has
-        return [
+        found = [
             key
             for key in keys
             if get(key) is not None or (key[6] == _EXPECTATION and not own(key))
         ]
+        self._date(found)
+        return found
+
+    def deleted(self, keys: Sequence[bytes]) -> None:
+        """They are not in this kernel any more."""
+        for key in keys:
+            self.forget(key)
+        self._date(keys)
+
+    def _date(self, keys: Sequence[bytes]) -> None:
+        """What a dump or a commit knows of them is old from now on."""
+        flows, expectations = self._own.flows, self._own.expectations
+        for noted in (flows.touched, flows.disturbed, expectations.touched):
+            if noted is not None:
+                noted.update(keys, map(plain_key, keys))
 
     def with_tuple(self, tuples: Collection[bytes]) -> list[bytes]:
         """Flows that have one of these tuples (without header), in either direction."""

@@ -25,7 +25,7 @@ from syncd.flows.own import Own
 from syncd.flows.planted import SHORT_S, Planted
 from syncd.flows.planting import Bed, PlantingPlan, Tools, is_another, same_copy, shown
 from syncd.flows.reader import RecordReader
-from syncd.flows.record import EXPECTATION, Record, plain_key, status_of, without_timeout
+from syncd.flows.record import EXPECTATION, Record, status_of, without_timeout
 from syncd.flows.triage import triage
 from syncd.replication.findings import Findings
 from syncd.replication.former import Former
@@ -396,14 +396,10 @@ class Standby:
 
     def deleted(self, keys: Sequence[bytes]) -> None:
         """These are not in the kernel any more."""
-        forget, unalterable = self.register.forget, self._unalterable
-        for key in keys:
-            forget(key)
-            if unalterable:
-                unalterable.pop(key, None)
-        for table in (self._own.flows, self._own.expectations):
-            if table.touched is not None:  # what a dump has shown of them is old
-                table.touched.update(keys, map(plain_key, keys))
+        self.register.deleted(keys)
+        if self._unalterable:
+            for key in keys:
+                self._unalterable.pop(key, None)
         # Another flow with that tuple, or the same again: it is told, so it is planted.
         self._touched.update(told_among(self._peers.values(), keys))
         self.counts.deleted += len(keys)

@@ -188,6 +188,17 @@ def test_a_dump_does_not_bring_back_an_expectation_that_was_deleted(
     assert not scene.own.expectations.bodies
 
 
+def test_what_is_being_deleted_is_not_adopted() -> None:
+    """Seed 40234 of --warm: a commit had found it, and the answer came after that."""
+    scene = Scene()
+    scene.tell(1)
+    scene.work()
+    scene.own.flows.disturbed = set()
+    assert scene.standby.register.deletable(list(keys(1))) == list(keys(1))
+    scene.own.adopt([(flow_key(1), flow_body(1), 0.0)])
+    assert not scene.own.flows.bodies
+
+
 def test_what_became_own_while_its_copy_waited_is_not_created() -> None:
     """Seed 5006657: the own flow ended meanwhile, and the copy was taken for it."""
     scene = Scene()
