@@ -283,6 +283,9 @@ class ReplicationEngine:
         probe = agreement.probe_due(now)
         due = max(min(agreement.hello_at, agreement.ack_at), agreement.quiet_until)
         if probe or now >= due:
+            if self.roles.review(self.peers.values(), now):
+                claim = self.roles.claim
+                agreement.say("info", f"primary alone again: this is claim {claim}")
             room = self.departure.room(self.node, self.paths.usable)
             reply = probe or not self.outbox.acked
             hellos = agreement.hellos(reply, now, room)

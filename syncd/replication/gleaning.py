@@ -3,7 +3,8 @@
 In: the peers' tables, what is planted, own and refused. Out: keys that were lost sight
 of, to be touched or looked at. The rule: this makes up for what went wrong elsewhere,
 so it never hurries, unless somebody asks. It begins anew when a lost peer is back: of
-what it tells as before, some copies have run out meanwhile.
+what it tells as before, some copies have run out meanwhile. So it does after a
+demotion, with what is own, too: peers may have seen more of it meanwhile.
 """
 
 from collections.abc import Callable, Collection, Container, Iterator, Mapping
@@ -13,6 +14,7 @@ from syncd.flows.own import Own
 from syncd.flows.planted import Planted
 from syncd.replication.peer import Peer, PeerState
 from syncd.replication.refused import Refused
+from syncd.replication.roles import PRIMARY, Roles
 from syncd.replication.told import Told, holds_until, told_of
 
 _AT_ONCE = 4096
@@ -23,7 +25,8 @@ class Gleaning:
     """Of one warm standby."""
 
     __slots__ = (
-        *("_keys", "_lost", "_own", "_peers", "_refused", "_register", "_urgent", "at"),
+        *("_keys", "_lost", "_own", "_own_too", "_peers", "_refused", "_register"),
+        *("_role", "_roles", "_urgent", "at"),
     )
 
     def __init__(
@@ -32,6 +35,7 @@ class Gleaning:
         peers: Mapping[str, Peer],
         register: Planted,
         refused: Refused,
+        roles: Roles,
     ) -> None:
         self.at = 0.0  # when the next keys are looked through
         self._own = own
@@ -41,6 +45,9 @@ class Gleaning:
         self._keys: Iterator[bytes] = iter(())
         self._lost: set[str] = set()  # peers that have not come back in step
         self._urgent = False  # is a promotion to wait for this round?
+        self._own_too = False  # does this round touch what is own and told?
+        self._roles = roles
+        self._role = roles.role  # when this was looked at last
 
     def look(
         self, former: Mapping[bytes, bytes], adopting: Container[bytes], now: float
@@ -48,6 +55,9 @@ class Gleaning:
         """The next keys to touch, and to look at."""
         if self._is_back():
             self._keys, self._urgent, self.at = self.all_told(), True, now
+        before, self._role = self._role, self._roles.role
+        if before == PRIMARY != self._role:
+            self._keys, self._own_too, self.at = self.all_told(), True, now
         if now < self.at:
             return [], []
         touched, looks, count = self._portion(former, adopting, now, _AT_ONCE)
@@ -55,6 +65,7 @@ class Gleaning:
             self.at = now + _INTERVAL_S
         else:
             self._keys, self._urgent = self.all_told(), False
+            self._own_too = False
             self.at = now + self._register.late_s
         return touched, looks
 
@@ -104,7 +115,11 @@ class Gleaning:
                     looks.append(key)  # it was lost sight of
             elif key in adopting or key in self._refused:
                 continue
-            elif not own.has(key) or former.get(key) is own.flows.bodies.get(key, b""):
+            elif (
+                self._own_too
+                or not own.has(key)
+                or former.get(key) is own.flows.bodies.get(key, b"")
+            ):
                 touched.append(key)
         return touched, looks, count
 

@@ -5,6 +5,8 @@ node's table is authoritative, and which peers' tables a promotion commits.
 
 The rules, which need no synchronised clocks:
 - A claim is a Lamport counter. A promotion takes the highest claim heard of plus one.
+  So does a primary when who took over from it has given that back, and nobody was
+  promoted for a while: what it has now is newer than what was taken.
 - A node is an owner while it is primary, and after a demotion until it hears a claim
   above its own: somebody took its traffic over. A node that was never promoted has
   claim 0; a cluster that uses no roles works, everybody tells everything.
@@ -14,7 +16,8 @@ The rules, which need no synchronised clocks:
   that two peers have, the one with the higher claim counts.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Collection, Iterable
 from itertools import groupby
 
 from syncd.flows.own import Own
@@ -22,6 +25,7 @@ from syncd.flows.table import Table
 from syncd.replication.hello import CLAIM_LIMIT
 from syncd.replication.peer import Peer
 
+RECLAIM_S = 30.0  # in which the next node is promoted, if one is to be
 PRIMARY = "primary"
 BACKUP = "backup"
 FAULT = "fault"
@@ -30,13 +34,14 @@ FAULT = "fault"
 class Roles:
     """This node's role and claim."""
 
-    __slots__ = ("_forgotten", "claim", "holding", "role")
+    __slots__ = ("_alone_since", "_forgotten", "claim", "holding", "role")
 
     def __init__(self) -> None:
         self.role = BACKUP
         self.claim = 0
         self.holding = False
         self._forgotten = 0  # the highest claim of peers that are forgotten
+        self._alone_since = math.inf  # primary, and whoever took over gave it back
 
     def forget(self, peer: Peer) -> None:
         """A peer left for good; what it took over it took over all the same."""
@@ -64,16 +69,32 @@ class Roles:
         if self.role == PRIMARY:
             return
         self.role = PRIMARY
-        self.claim = min(1 + max(self.claim, self._highest(peers)), CLAIM_LIMIT - 1)
+        self._claim_anew(peers)
         self.holding = False
         own.flows.release()
         own.expectations.release()
 
+    def _claim_anew(self, peers: Iterable[Peer]) -> None:
+        self.claim = min(1 + max(self.claim, self._highest(peers)), CLAIM_LIMIT - 1)
+
+    def review(self, peers: Collection[Peer], now: float) -> bool:
+        """Claim anew if it is time; was it? `now` is in seconds, monotonic."""
+        given_back = any(p.role != PRIMARY and p.claim >= self.claim for p in peers)
+        overtaken = any(p.role == PRIMARY and p.claim > self.claim for p in peers)
+        if self.role != PRIMARY or overtaken or not given_back:
+            self._alone_since = math.inf
+            return False
+        self._alone_since = min(self._alone_since, now)
+        if now < self._alone_since + RECLAIM_S:
+            return False
+        self._claim_anew(peers)
+        return True
+
     def retire(self, role: str, peers: Iterable[Peer], own: Own) -> None:
         """Demotion or fault: hold ends back if this node stood for traffic."""
         for peer in peers:
-            if peer.claim == 0:
-                peer.taken = (-1, -1)  # it uses no roles: its state counts anew
+            if peer.claim == 0 or (peer.live and peer.role == PRIMARY):
+                peer.taken = (-1, -1)  # it carries traffic: its state counts anew
         if self.role == PRIMARY:
             self.holding = True
             own.flows.hold()

@@ -74,14 +74,14 @@ class Standby:
         self._looks: deque[bytes] = deque()
         self._ended: set[bytes] = set()  # by their peer; to be looked at, then deleted
         self._deletes: list[bytes] = []
-        self.forwarding = Forwarding(own, self._told, self.counts)
+        self.forwarding = Forwarding(own, self._told, roles, self.counts)
         self._beds: dict[tuple[int, int], Bed] = {}  # by rank and timer
         self._closing = Closing()
         self._now = 0.0  # when the step began
         self._unalterable: dict[bytes, bytes] = {}  # shown last, and set right since
         self._found_otherwise: set[bytes] = set()  # in a bed, as the kernel shows it
         self._former = Former(node, own, peers, roles)
-        self._gleaning = Gleaning(own, peers, self.register, self.refused)
+        self._gleaning = Gleaning(own, peers, self.register, self.refused, roles)
         self._lag = Lag()
         self.findings = Findings()
         self.adopting: dict[bytes, bytes] = {}  # planted, and about to become own
@@ -168,7 +168,7 @@ class Standby:
             keys, self._deletes = self._deletes, []
             return Step(Task.DELETE, keys)
         if self.forwarding:
-            return self.forwarding.step()
+            return self.forwarding.step(self.masks)
         return self._plan() if self._beds else None
 
     def _plan(self) -> Step:
@@ -328,7 +328,7 @@ class Standby:
         elif key in flows.held:
             self.refused.retry(key, int(now) + FIRST_RETRY_S)
         elif self._roles.role != PRIMARY or peer.role == PRIMARY:
-            self.forwarding.note(key, ours, told, now)
+            self.forwarding.note(key, ours, told, self.masks, now)
 
     def _told(self, key: bytes) -> Told | None:
         return told_of(self._peers.values(), key)

@@ -198,6 +198,25 @@ def test_both_primary_for_a_while_lose_nothing(stage: Stage) -> None:
     _has(first, wanted)
 
 
+def test_what_begins_after_a_short_takeover_was_given_back_is_taken_over_too(
+    stage: Stage,
+) -> None:
+    """Flapping VRRP: the first node never heard that it was not primary any more."""
+    first, second = stage.made.nodes
+    assert first.command("promote").returncode == 0
+    stage.play(first)
+    cluster.wait_until_equal(first, second, 5.0)
+    for _ in range(2):
+        assert second.command("promote").returncode == 0
+        assert second.command("demote").returncode == 0
+    stage.play(first, FLOWS, part=1)
+    cluster.wait_until_equal(first, second, 5.0)
+    wanted = first.kernel()
+    first.kill()
+    assert second.command("promote").returncode == 0
+    _has(second, wanted)
+
+
 def test_a_random_walk_through_roles_and_restarts(stage: Stage) -> None:
     """Whatever happened: who is promoted last, alone, has all that lived."""
     first, second = stage.made.nodes

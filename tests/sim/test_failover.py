@@ -1,6 +1,7 @@
 """Traffic that moves from one firewall to the other, and no flow is lost by it."""
 
 import pytest
+from syncd.replication.roles import RECLAIM_S
 
 from tests.sim.kernel import Entry
 from tests.sim.network import CALM, Weather
@@ -98,3 +99,48 @@ def test_a_restarted_primary_does_not_lose_its_claim() -> None:
     story.switch_over("fw1", "fw2")
     assert story.nodes["fw2"].kernel.flows.keys() == keys(flows)
     story.settle(2.0)
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+@pytest.mark.parametrize("later_s", [0.5, RECLAIM_S + 1.0])
+def test_what_a_primary_has_after_another_gave_the_role_back_is_taken_over_too(
+    rounds: int, later_s: float
+) -> None:
+    """For a moment both were primary. After a while the first one claims anew."""
+    story = Story("fw1", "fw2")
+    story.promote("fw1")
+    flows = story.open("fw1", 20)
+    story.settle(1.0)
+    for _ in range(rounds):
+        story.promote("fw2")
+        story.wait(0.3)
+        story.nodes["fw2"].command("demote")
+        story.wait(0.3)
+    story.wait(later_s)
+    story.close("fw1", flows[:5])
+    later = story.open("fw1", 20)
+    story.settle(1.0)
+    story.nodes["fw1"].stop()
+    story.close("fw1", flows[5:] + later)  # its kernel died with it
+    story.wait(5.0)
+    story.promote("fw2")
+    left = keys(flows[:5]) if later_s < RECLAIM_S else set()
+    assert story.nodes["fw2"].kernel.flows.keys() - left == keys(flows[5:] + later)
+
+
+def test_who_took_over_and_gives_the_role_back_is_believed_for_a_while() -> None:
+    """Nobody had demoted the first one, and it is promoted once more."""
+    story = Story("fw1", "fw2")
+    story.promote("fw1")
+    flows = story.open("fw1", 20)
+    story.settle(1.0)
+    story.promote("fw2")
+    story.close("fw1", flows, early=True)
+    later = story.open("fw2", 20)
+    story.settle(1.0)
+    story.nodes["fw2"].command("demote")
+    story.wait(5.0)
+    story.close("fw2", list(story.nodes["fw2"].kernel.flows.values()), early=True)
+    story.wait(1.0)
+    story.promote("fw1")
+    assert story.nodes["fw1"].kernel.flows.keys() == keys(flows + later)

@@ -2,10 +2,17 @@
 
 import pytest
 from syncd.flows import nla
-from syncd.flows.forward import advance
-from syncd.flows.record import CTA_PROTOINFO, CTA_STATUS
+from syncd.flows.forward import advance, bring
+from syncd.flows.masks import Masks
+from syncd.flows.record import (
+    CTA_LABELS,
+    CTA_MARK,
+    CTA_MARK_MASK,
+    CTA_PROTOINFO,
+    CTA_STATUS,
+)
 
-from tests.unit.replication.talk import flow_body
+from tests.unit.replication.talk import flow_body, flow_key
 
 SYN_SENT, SYN_RECV, ESTABLISHED, FIN_WAIT, TIME_WAIT, SYN_SENT2 = 1, 2, 3, 4, 7, 9
 
@@ -52,6 +59,42 @@ def test_bits_are_added_and_both_sides_come_to_rest() -> None:
     other = advance(other, one) or other
     assert advance(one, other) is None
     assert nla.attributes(one)[CTA_STATUS][4:] == b"\0\0\0\x0a"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "mask", "after"),
+    [
+        (0, 7, 0xFF, 7),
+        (7, 0, 0xFF, 0),
+        (0x107, 0x202, 0xFF, 2),  # the kernel keeps the 0x100 that is not meant
+        (0x107, 0x207, 0xFF, None),
+        (7, 7, 0xFF, None),
+        (7, 1, 0, None),
+    ],
+)
+def test_marks_and_labels_become_those_of_the_primary(
+    ours: int, theirs: int, mask: int, after: int | None
+) -> None:
+    here, there = (
+        tcp(ESTABLISHED, 0x8)
+        + (nla.tlv(CTA_MARK, mark.to_bytes(4, "big")) if mark else b"")
+        + (nla.tlv(CTA_LABELS, mark.to_bytes(16, "little")) if mark else b"")
+        for mark in (ours, theirs)
+    )
+    assert advance(here, there) is None
+    masks = Masks(mask, mask)
+    further = advance(here, there, masks)
+    if after is None:
+        assert further is None
+        return
+    assert further is not None
+    marks = nla.attributes(further)
+    assert int.from_bytes(marks.get(CTA_MARK, b"")[4:], "big") == after
+    assert int.from_bytes(marks.get(CTA_LABELS, b"")[4:], "little") == after
+    said = nla.attributes(bring(flow_key(1), further, 1, here, masks), 20)
+    assert int.from_bytes(said[CTA_MARK][4:], "big") == after
+    assert said[CTA_LABELS][4:] == after.to_bytes(16, "little")
+    assert said[CTA_MARK_MASK][4:] == mask.to_bytes(4, "big")
 
 
 def test_another_flow_and_garbage_change_nothing() -> None:
