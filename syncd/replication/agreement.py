@@ -14,7 +14,7 @@ from syncd.flows.table import Table
 from syncd.replication.frame import Data, Frame
 from syncd.replication.hello import Ack, Hello
 from syncd.replication.inbox import SATISFIED
-from syncd.replication.peer import Peer, PeerEvent, PeerState
+from syncd.replication.peer import NOT_TAKEN, Peer, PeerEvent, PeerState
 from syncd.replication.roles import BACKUP, PRIMARY
 from syncd.replication.settings import RELIABLE
 from syncd.replication.speaker import Speaker
@@ -115,6 +115,8 @@ class Agreement(Speaker):
         peer.version, peer.capabilities = hello.version, hello.capabilities
         peer.provable = "digest" in hello.capabilities and self.comparison.repairs
         peer.role = hello.role
+        if hello.role == PRIMARY:  # what it has is newer than what we took of it
+            peer.taken = NOT_TAKEN
         peer.keys = hello.keys
         if hello.claim >= peer.claim:
             peer.claim = hello.claim

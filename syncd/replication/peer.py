@@ -61,6 +61,8 @@ TRANSITIONS: dict[tuple[PeerState, PeerEvent], PeerState] = {
     (PeerState.REFUSED, PeerEvent.REFUSED): PeerState.REFUSED,
 }
 
+NOT_TAKEN = (-1, -1)
+
 
 @dataclass(slots=True)
 class Peer:
@@ -101,7 +103,7 @@ class Peer:
     claim: int = 0
     was_primary: bool = False  # in a life before, and it does not know of it yet
     owner: bool = False  # does its table stand for traffic that nobody took over?
-    taken: tuple[int, int] = (-1, -1)  # (epoch, claim) of the state we took over
+    taken: tuple[int, int] = NOT_TAKEN  # (epoch, claim) of the state we took over
     taken_over: bool = False  # was all that it had committed here, after it was lost?
     swept: bool = False  # was it heard in full, in this life of it?
     remote_wants: int = 0  # what it wants of us, see `Inbox.wants`

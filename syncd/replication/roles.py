@@ -12,8 +12,9 @@ The rules, which need no synchronised clocks:
   claim 0; a cluster that uses no roles works, everybody tells everything.
 - An owner that is not primary holds ends back: when the address leaves, the kernel
   destroys masqueraded flows (nf_nat_masquerade.c); they must not vanish at the peer.
-- A promotion commits a peer that is an owner or has claim 0, once per claim. Of a key
-  that two peers have, the one with the higher claim counts.
+- A promotion commits a peer that is an owner or has claim 0, once per claim. What was
+  taken of a peer counts no more when it is heard as primary since: its traffic goes on.
+  Of a key that two peers have, the one with the higher claim counts.
 """
 
 import math
@@ -23,7 +24,7 @@ from itertools import groupby
 from syncd.flows.own import Own
 from syncd.flows.table import Table
 from syncd.replication.hello import CLAIM_LIMIT
-from syncd.replication.peer import Peer
+from syncd.replication.peer import NOT_TAKEN, Peer
 
 RECLAIM_S = 30.0  # in which the next node is promoted, if one is to be
 PRIMARY = "primary"
@@ -93,8 +94,8 @@ class Roles:
     def retire(self, role: str, peers: Iterable[Peer], own: Own) -> None:
         """Demotion or fault: hold ends back if this node stood for traffic."""
         for peer in peers:
-            if peer.claim == 0 or (peer.live and peer.role == PRIMARY):
-                peer.taken = (-1, -1)  # it carries traffic: its state counts anew
+            if peer.claim == 0:
+                peer.taken = NOT_TAKEN  # it uses no roles: its state counts anew
         if self.role == PRIMARY:
             self.holding = True
             own.flows.hold()
@@ -115,7 +116,10 @@ def sources(peers: Iterable[Peer]) -> list[Peer]:
         peer
         for peer in peers
         if (peer.owner or peer.claim == 0)
-        and peer.taken != (peer.inbox.epoch, peer.claim)
+        and (
+            peer.taken != (peer.inbox.epoch, peer.claim)
+            or (peer.live and peer.role == PRIMARY)
+        )
     ]
     return sorted(worthy, key=lambda peer: (-peer.claim, peer.name))
 

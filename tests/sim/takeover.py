@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from syncd.flows.batch import TimedRecord
 from syncd.flows.selection import select
-from syncd.replication.roles import ranked_flows, sources
+from syncd.replication.roles import PRIMARY, ranked_flows, sources
 
 from tests.sim.ctnetlink import TCP, Facts
 from tests.sim.decode import flow_facts
@@ -45,6 +45,7 @@ def take_over(node: "SimulatedNode") -> list[Entry]:
             if record[0] not in before:
                 created.append(entry)
     _check(node, before, chosen, adopted)
+    _check_complete(node, {key for key, _, _ in chosen})
     if len(adopted) == len(chosen):
         for peer in peers:
             peer.taken = (peer.inbox.epoch, peer.claim)
@@ -99,6 +100,18 @@ def _check(
             )
         if facts != told:
             raise Violation(f"{node.name} took {key.hex()} over as {facts}: {told}")
+
+
+def _check_complete(node: "SimulatedNode", chosen: set[bytes]) -> None:
+    """What a living primary tells is here now, or was refused."""
+    engine, there = node.running, node.kernel.flows.keys() | chosen
+    for peer in engine.peers.values():
+        if peer.live and peer.role == PRIMARY:
+            lost = peer.flows.bodies.keys() - there
+            if lost:
+                raise Violation(
+                    f"{node.name} is promoted without {len(lost)} flows of {peer.name}"
+                )
 
 
 def _adopt_within(

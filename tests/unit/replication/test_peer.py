@@ -57,3 +57,5 @@ def test_a_promotion_commits_owners_and_those_without_roles() -> None:
     assert [p.name for p in sources(peers)] == ["owner", "second", "plain"]
     peers[1].taken = (1, 3)
     assert [p.name for p in sources(peers)] == ["second", "plain"]
+    peers[1].state, peers[1].role = PeerState.IN_STEP, PRIMARY  # its traffic goes on
+    assert [p.name for p in sources(peers)] == ["owner", "second", "plain"]
