@@ -197,10 +197,3 @@ def spans_of(buckets: int) -> list[Span]:
                 first = spans.pop()[0]
             spans.append((first, last))
     return spans
-
-
-def sum_of(records: Iterable[tuple[bytes, bytes]]) -> list[int]:
-    """The sums over these records, afresh."""
-    digest = Digest()
-    digest.recount(named(records), ALL_BUCKETS)
-    return digest.values

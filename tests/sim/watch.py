@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from syncd.flows.digest import sum_of
 from syncd.flows.own import Own
 from syncd.replication.engine import ReplicationEngine
 from syncd.replication.peer import Peer
 from syncd.replication.settings import RELIABLE
 
+from tests.digests import sum_of
 from tests.sim.clock import Clock
 from tests.sim.decode import flow_facts
 

@@ -5,11 +5,12 @@ import ctypes
 from hypothesis import given
 from hypothesis import strategies as st
 from syncd.flows import digest
-from syncd.flows.digest import BUCKETS, Digest, sum_of
+from syncd.flows.digest import BUCKETS, Digest
 from syncd.flows.hashing import ADDRESS
 from syncd.flows.table import Table
 from xxhash import xxh3_64_intdigest
 
+from tests.digests import sum_of
 from tests.unit.replication.talk import flow_body, flow_key
 
 KEYS = st.integers(0, 20).map(flow_key)
