@@ -112,16 +112,8 @@ class Agreement(Speaker):
         peer.source = source
         peer.heard_at = now
         peer.taken_over = False
-        peer.version, peer.capabilities = hello.version, hello.capabilities
         peer.provable = "digest" in hello.capabilities and self.comparison.repairs
-        peer.role = hello.role
-        if hello.role == PRIMARY:  # what it has is newer than what we took of it
-            peer.taken = NOT_TAKEN
-        peer.keys = hello.keys
-        if hello.claim >= peer.claim:
-            peer.claim = hello.claim
-            peer.was_primary = False
-        peer.owner = hello.owner
+        _introduce(peer, hello)
         inbox.forget_below(hello.floor)
         if hello.reply:
             self.ack_at = now
@@ -481,3 +473,15 @@ class Agreement(Speaker):
         for peer in self.peers.values():
             if peer.departed.bodies and now >= peer.departed_until:
                 peer.departed.clear()
+
+
+def _introduce(peer: Peer, hello: Hello) -> None:
+    """What the peer says of itself."""
+    peer.version, peer.capabilities = hello.version, hello.capabilities
+    peer.keys = hello.keys
+    peer.role, peer.owner = hello.role, hello.owner
+    if hello.role == PRIMARY:  # what it has is newer than what we took of it
+        peer.taken = NOT_TAKEN
+    if hello.claim >= peer.claim:
+        peer.claim = hello.claim
+        peer.was_primary = False
