@@ -103,8 +103,9 @@ def _check(
 
 
 def _check_complete(node: "SimulatedNode", chosen: set[bytes]) -> None:
-    """What a living primary tells is here now, or was refused."""
-    engine, there = node.running, node.kernel.flows.keys() | chosen
+    """What a living primary tells is here now, was refused, or has just ended here."""
+    engine = node.running
+    there = node.kernel.flows.keys() | chosen | engine.own.flows.bodies.keys()
     for peer in engine.peers.values():
         if peer.live and peer.role == PRIMARY:
             lost = peer.flows.bodies.keys() - there
