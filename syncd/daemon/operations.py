@@ -204,7 +204,7 @@ class Operations:
             _taken_over(peers, result)
             for peer in peers:
                 if not result.failures:
-                    peer.taken = (peer.inbox.epoch, peer.claim)
+                    peer.take()
             # The address may move now. The kernel is read anew (see `Takeover`) and the
             # peers are told in the background: a dead peer must not delay a takeover.
             self._node.pump()

@@ -482,6 +482,8 @@ def _introduce(peer: Peer, hello: Hello) -> None:
     peer.role, peer.owner = hello.role, hello.owner
     if hello.role == PRIMARY:  # what it has is newer than what we took of it
         peer.taken = NOT_TAKEN
+    if hello.claim > peer.claim:
+        peer.given_back = False
     if hello.claim >= peer.claim:
         peer.claim = hello.claim
         peer.was_primary = False

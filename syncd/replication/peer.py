@@ -104,6 +104,7 @@ class Peer:
     was_primary: bool = False  # in a life before, and it does not know of it yet
     owner: bool = False  # does its table stand for traffic that nobody took over?
     taken: tuple[int, int] = NOT_TAKEN  # (epoch, claim) of the state we took over
+    given_back: bool = False  # its role, after which a primary claimed anew
     taken_over: bool = False  # was all that it had committed here, after it was lost?
     swept: bool = False  # was it heard in full, in this life of it?
     remote_wants: int = 0  # what it wants of us, see `Inbox.wants`
@@ -142,6 +143,11 @@ class Peer:
     def move(self, event: PeerEvent) -> None:
         """Take one transition; an unlisted one is a bug."""
         self.state = TRANSITIONS[self.state, event]
+
+    def take(self) -> None:
+        """What it tells now is in this kernel, by a promotion."""
+        self.taken = (self.inbox.epoch, self.claim)
+        self.given_back = False
 
     @property
     def live(self) -> bool:

@@ -15,6 +15,8 @@ The rules, which need no synchronised clocks:
 - A promotion commits a peer that is an owner or has claim 0, once per claim. What was
   taken of a peer counts no more when it is heard as primary since: its traffic goes on.
   Of a key that two peers have, the one with the higher claim counts.
+- Who had given its role back before a primary claimed anew stays such a peer there: nobody
+  can tell which of the two had the traffic, and to lose flows is worse than to keep some.
 """
 
 import math
@@ -88,6 +90,8 @@ class Roles:
         self._alone_since = min(self._alone_since, now)
         if now < self._alone_since + RECLAIM_S:
             return False
+        for peer in peers:
+            peer.given_back = peer.given_back or peer.claim >= self.claim
         self._claim_anew(peers)
         return True
 
@@ -115,7 +119,7 @@ def sources(peers: Iterable[Peer]) -> list[Peer]:
     worthy = [
         peer
         for peer in peers
-        if (peer.owner or peer.claim == 0)
+        if (peer.owner or peer.claim == 0 or peer.given_back)
         and (
             peer.taken != (peer.inbox.epoch, peer.claim)
             or (peer.live and peer.role == PRIMARY)

@@ -48,7 +48,7 @@ def take_over(node: "SimulatedNode") -> list[Entry]:
     _check_complete(node, {key for key, _, _ in chosen})
     if len(adopted) == len(chosen):
         for peer in peers:
-            peer.taken = (peer.inbox.epoch, peer.claim)
+            peer.take()
     # Ends that are held back come true with the role: the own table has to know.
     _adopt_within(node, 0.0 if own.held else _ADOPTED_S, adopted)
     return created

@@ -225,7 +225,7 @@ class SimulatedStandby:
         engine.promote(node.local.now)
         if not failures and not self.standby.refused.reasons:
             for peer in peers:
-                peer.taken = (peer.inbox.epoch, peer.claim)
+                peer.take()
         node.watch.own(node)
         node.pump()
 
