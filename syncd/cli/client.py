@@ -116,6 +116,20 @@ def known_socket(config: str) -> str | None:
     return None
 
 
+def serving(config: str, default: str) -> str | None:
+    """The socket of the daemon that began with this file, whatever is in it now."""
+    data = b""
+    try:
+        with contextlib.suppress(OSError, ValueError), open(config, "rb") as file:
+            data = file.read()
+        path = plain_socket(data) or default
+        options = {"fingerprint": fingerprint(data), "timeout": _KNOWN_S}
+        answer = ask_once(path, "config", options)
+    except ControlError:
+        return None
+    return path if answer.get("path") == os.path.abspath(config) else None
+
+
 def is_here(path: str | None) -> bool:
     """Is the daemon in our network namespace? Without a daemon we are it ourselves.
 

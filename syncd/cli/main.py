@@ -106,6 +106,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _asks_the_kernel(arguments: argparse.Namespace) -> bool:
+    if arguments.command == "flush":
+        return False
     table = getattr(arguments, "table", None)
     is_default = arguments.command == "watch" and arguments.peer is None
     return table == "kernel" or (table is None and is_default)
@@ -126,17 +128,28 @@ def _room(name: str) -> ModuleType:
 
 
 def _socket_path(config: str, *, kernel_too: bool) -> str:
-    """Ask the daemon whether the file is in force; only if it is not, check it."""
-    known = _room("syncd.cli.client").known_socket(config)
+    """Ask the daemon whether the file is in force; only if it is not, check it.
+
+    What is wrong in a file that nobody has read yet is no reason to fail over late.
+    """
+    client = _room("syncd.cli.client")
+    known = client.known_socket(config)
     if known is not None:
         return str(known)
+    reader = _room("syncd.config")
     try:
-        return str(_room("syncd.config").load(config).control.socket)
+        return str(reader.load(config).control.socket)
     except ConfigError as error:
+        serving = client.serving(config, reader.DEFAULT_SOCKET)
+        if serving is not None:
+            wrong = error.problems[0]
+            print(f"the daemon runs with an earlier file: {wrong}", file=sys.stderr)
+            return str(serving)
         if not isinstance(error.__cause__, OSError):
             raise
-        status = 4 if isinstance(error.__cause__, PermissionError) else 2
-        problem = f"{error} or --socket PATH"
+        status, problem = 2, f"{error} or --socket PATH"
+        if isinstance(error.__cause__, PermissionError):
+            status, problem = 4, f"{error}, ask as root or give --socket PATH"
         if config == _DEFAULT_CONFIG and isinstance(error.__cause__, FileNotFoundError):
             problem = (
                 f"no daemon is configured here, there is no {config}: say which one to "

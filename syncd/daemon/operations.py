@@ -8,6 +8,7 @@ change something run one after the other, and each has a bound on its time.
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import (
     AsyncGenerator,
@@ -107,7 +108,9 @@ class Operations:
 
     async def _config(self, options: dict[str, object]) -> Answer:
         """Is that file the one in force, so that a client need not check it?"""
-        return {"ok": options["fingerprint"] == self._node.config.fingerprint}
+        config = self._node.config
+        in_force = options["fingerprint"] == config.fingerprint
+        return {"ok": in_force, "path": os.path.abspath(config.path)}
 
     async def _stop(self, options: dict[str, object]) -> Answer:
         await self.wind_up(options)

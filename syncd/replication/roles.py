@@ -15,8 +15,9 @@ The rules, which need no synchronised clocks:
 - A promotion commits a peer that is an owner or has claim 0, once per claim. What was
   taken of a peer counts no more when it is heard as primary since: its traffic goes on.
   Of a key that two peers have, the one with the higher claim counts.
-- Who had given its role back before a primary claimed anew stays such a peer there: nobody
-  can tell which of the two had the traffic, and to lose flows is worse than to keep some.
+- Who had given its role back before a primary claimed anew stays such a peer there:
+  nobody can tell which of the two had the traffic; to lose flows is worse than to keep
+  some that have ended.
 """
 
 import math

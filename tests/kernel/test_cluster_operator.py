@@ -169,6 +169,28 @@ def test_a_socket_that_a_killed_daemon_left_is_taken_over(alone: Node) -> None:
     alone.wait(lambda _: True, "it answers")
 
 
+def test_a_daemon_is_found_by_its_configuration_whatever_is_in_it_now(
+    alone: Node,
+) -> None:
+    """A failover must not wait for whoever is just editing the file."""
+    words = (str(SYNCD), "-c", str(alone.config))
+    for command in ("status", "flush kernel", "demote"):
+        done = _run_in(alone.namespace, *words, *command.split())
+        assert (done.returncode, done.stderr) == (0, ""), done
+    text = alone.config.read_text()
+    for broken in (text + "[comit]\n", text + "[["):
+        alone.config.write_text(broken)
+        for command in ("fault", "demote", "status"):
+            done = _run_in(alone.namespace, *words, command)
+            assert str(alone.config) in _one_line(done, 0)
+    alone.config.write_text(text)
+    elsewhere = alone.config.with_name("elsewhere.toml")
+    elsewhere.write_text(text + "[comit]\n")  # the daemon has never read this one
+    done = _run_in(alone.namespace, str(SYNCD), "-c", str(elsewhere), "promote")
+    assert done.returncode == 2
+    assert str(elsewhere) in done.stderr
+
+
 def test_a_file_at_the_place_of_the_socket_is_not_deleted(
     lab: Lab, tmp_path: Path
 ) -> None:
