@@ -107,7 +107,7 @@ class Config:
     filter: FilterConfig = field(default_factory=FilterConfig)
     accounting: AccountingConfig = field(default_factory=AccountingConfig)
     fingerprint: str = ""  # Of the file it was read from.
-    path: str = ""  # Of that file.
+    path: str = ""  # Of that file, when a daemon runs with it: absolute.
 
 
 def load(path: str) -> Config:
@@ -128,7 +128,7 @@ def load(path: str) -> Config:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError([f"{path}:{line}: is not UTF-8 text"]) from error
-    return replace(config, fingerprint=fingerprint(data), path=path)
+    return replace(config, fingerprint=fingerprint(data))
 
 
 def parse(text: str, file: str, host: str | None = None) -> Config:

@@ -73,8 +73,8 @@ def load(path: str) -> KeyRing:
     except FileNotFoundError as error:
         raise ConfigError(
             [
-                f'{path}: no key file: make one with "syncd keygen" and copy it to '
-                'every node (or write [security] mode = "off")'
+                f"{path}: no key file: copy it from another node, or on the first one "
+                'make it with "syncd keygen" (or write [security] mode = "off")'
             ]
         ) from error
     except OSError as error:
@@ -182,7 +182,8 @@ def _opened(path: str) -> Iterator[int]:
         mode = stat.S_IMODE(found.st_mode)
         if mode & 0o077:
             problem = f"others than its owner may use it (mode {mode:04o})"
-            raise ConfigError([f"{path}: {problem}: chmod 600 {path}"])
+            remedy = f"if it is the key file, chmod 600 {path}"
+            raise ConfigError([f"{path}: {problem}: {remedy}"])
         yield descriptor
     finally:
         os.close(descriptor)

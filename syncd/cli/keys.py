@@ -78,6 +78,11 @@ def _list(
         if row["peers"]:
             words.append("known to " + ", ".join(map(str, _items(row["peers"]))))
         lines.append("  ".join([*words, str(row["comment"])]).rstrip())
+    sending = daemon.get("sending") if daemon is not None else None
+    if sending and sending != ring.sending.id.hex():
+        lines.append(
+            f"the daemon has not read this file yet (SIGHUP), it seals with {sending}"
+        )
     return _say(arguments, {"file": path, "keys": rows}, "\n".join(lines), daemon)
 
 
@@ -116,7 +121,9 @@ def _use(arguments: argparse.Namespace, path: str, socket: str) -> int:
 
 
 def _drop(arguments: argparse.Namespace, path: str, socket: str) -> int:
-    key = keys.load(path).find(arguments.id)
+    ring = keys.load(path)
+    key = ring.find(arguments.id)
+    _require_idle(key, ring, path)
     sealing = [
         str(peer["node"])
         for peer in _peers(_ask(socket, arguments, "list"))
@@ -129,14 +136,18 @@ def _drop(arguments: argparse.Namespace, path: str, socket: str) -> int:
         )
 
     def edit(ring: KeyRing) -> KeyRing:
-        if ring.sending.id == key.id:
-            problem = f'key {key.id.hex()} is in use, first "syncd keys use" another'
-            raise ConfigError([f"{path}: {problem}"])
+        _require_idle(key, ring, path)
         kept = tuple(other for other in ring.keys if other.id != key.id)
         return replace(ring, keys=kept)
 
     keys.change(path, edit)
     return _tell(arguments, path, socket, key, "dropped")
+
+
+def _require_idle(key: Key, ring: KeyRing, path: str) -> None:
+    if ring.sending.id == key.id:
+        problem = f'key {key.id.hex()} is in use, first "syncd keys use" another'
+        raise ConfigError([f"{path}: {problem}"])
 
 
 def _tell(

@@ -33,7 +33,7 @@ def page(status: Part) -> list[str]:
     ready = "ready" if status.get("ready") is True else "not ready"
     if status.get("lacking"):
         ready += f", lacking: {status['lacking']}"
-    if status.get("name_conflict"):
+    elif status.get("name_conflict"):
         ready += f", {status['name_conflict']} has the same name"
     lines = [
         f"{_of(status, 'node')}: {_of(status, 'role')}, {ready}"

@@ -8,7 +8,6 @@ change something run one after the other, and each has a bound on its time.
 import asyncio
 import contextlib
 import logging
-import os
 import time
 from collections.abc import (
     AsyncGenerator,
@@ -110,7 +109,7 @@ class Operations:
         """Is that file the one in force, so that a client need not check it?"""
         config = self._node.config
         in_force = options["fingerprint"] == config.fingerprint
-        return {"ok": in_force, "path": os.path.abspath(config.path)}
+        return {"ok": in_force, "path": config.path}
 
     async def _stop(self, options: dict[str, object]) -> Answer:
         await self.wind_up(options)

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+from dataclasses import replace
 
 from syncd.config import Config, load
 from syncd.daemon.node import Node
@@ -32,7 +33,7 @@ def run(path: str) -> int:
     )
     _spare_collector()
     try:
-        config = load(path)
+        config = replace(load(path), path=os.path.abspath(path))
         asyncio.run(_serve(path, config))
     except ConfigError as error:
         print(error, file=sys.stderr)

@@ -476,17 +476,23 @@ class ReplicationEngine:
     @property
     def ready(self) -> bool:
         """Could this node take over now without losing what a live peer knows?"""
-        if self.roles.role == FAULT or not self.kernel_read:
+        if self.roles.role == FAULT or not self.kernel_read or self._twin:
             return False
-        if self.agreement.membership.twin_source and not self.agreement.outbox.services:
-            return False  # which of the two nodes of our name is heard by the others?
         return not self.lacking or self.readiness.overdue
+
+    @property
+    def _twin(self) -> str:
+        """Another node of our name, if the others may listen to that one."""
+        served = self.agreement.outbox.services
+        return "" if served else self.agreement.membership.twin_source
 
     @property
     def lacking(self) -> str:
         """What is missing for a takeover without loss, or nothing."""
         if not self.kernel_read:
             return "this node's own kernel is not read yet"
+        if self._twin:
+            return f"{self._twin} has the same name"
         return self.readiness.lacking(self.peers.values(), self._now)
 
     def take_messages(self) -> list[tuple[str, str]]:

@@ -396,7 +396,7 @@ def test_a_clean_stop_leaves_nothing_behind(alone: Node) -> None:
     run("ip", "netns", "list")
 
 
-def test_a_client_checks_a_configuration_that_the_daemon_does_not_run_with(
+def test_a_client_says_what_is_wrong_in_a_file_that_the_daemon_does_not_run_with(
     alone: Node,
 ) -> None:
     def status() -> subprocess.CompletedProcess[str]:
@@ -407,7 +407,7 @@ def test_a_client_checks_a_configuration_that_the_daemon_does_not_run_with(
     text = alone.config.read_text()
     alone.config.write_text(text + "[kernel]\nbuffer = 1\n")
     done = status()
-    assert done.returncode == 2
+    assert done.returncode == 0
     assert "kernel.buffer" in done.stderr
     alone.config.write_text(text + "# edited\n")
     assert status().returncode == 0
