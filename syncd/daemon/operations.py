@@ -347,8 +347,8 @@ class Operations:
                 self._node.listener.heal()
                 continue
             for key in part:  # our own deletions raise no event here
-                own.flows.end(key)
-                own.expectations.end(key)
+                own.flows.end_for_all(key)
+                own.expectations.end_for_all(key)
 
     async def _verify(self, options: dict[str, object]) -> Answer:
         return await verify(

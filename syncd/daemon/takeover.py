@@ -79,9 +79,9 @@ class Takeover:
             self._forgetting.cancel()
         began = time.monotonic()
         await self._listener.catch_up()
-        own, claim = self._engine.own, self._engine.roles.claim
+        own, roles = self._engine.own, self._engine.roles
         releasing = take_held and bool(own.flows.held or own.expectations.held)
-        told, ranks = ranked_flows(peers, claim)
+        told, ranks = ranked_flows(peers, roles)
         judge = Wanted(self._engine.admission.filter)
         flows = select(
             *(told, own.flows, began),
@@ -89,7 +89,7 @@ class Takeover:
             ranks=ranks,
             wanted=None if judge.any_flow else judge.flow,
         )
-        told = [(peer.expectations, peer.claim < claim) for peer in peers]
+        told = [(peer.expectations, roles.above(peer)) for peer in peers]
         expectations = select(
             *(told, own.expectations, began),
             take_held=take_held,

@@ -221,11 +221,12 @@ class Warm:
     async def _commit_outdated(self, peers: list[Peer]) -> Result:
         """Own flows of which these peers know more are no copies: commit them."""
         own, now = self._engine.own, time.monotonic()
-        everybody, claim = self._engine.peers.values(), self._engine.roles.claim
+        everybody, roles = self._engine.peers.values(), self._engine.roles
         records: list[TimedRecord] = []
         left = iter(tuple(own.flows.bodies.items()))
         while part := list(islice(left, _COMPARED_AT_ONCE)):
-            records += outdated(part, everybody, peers, claim, now)
+            untouched = self.standby.left_alone(part)
+            records += outdated(untouched, everybody, peers, roles, now)
             await asyncio.sleep(0)
         records = [record for record in records if record[0] not in own.flows.held]
         config = self._config()

@@ -204,15 +204,24 @@ class OwnTable:
 
     def end(self, key: bytes) -> None:
         """The kernel has no such record any more; a part of a dump may be older."""
+        if self.holding:
+            self._date(key)
+            if key in self.bodies:
+                self.held[key] = math.inf
+            return
+        self.end_for_all(key)
+
+    def end_for_all(self, key: bytes) -> None:
+        """The same; who carries its traffic has ended it, so nothing holds it back."""
+        self._date(key)
+        self.disown(key)
+
+    def _date(self, key: bytes) -> None:
+        """What a commit or a dump knows of it is old."""
         if self.disturbed is not None:
             self.disturbed.add(key)
         if self.touched is not None:
             self.touched.add(key)
-        if self.holding:
-            if key in self.bodies:
-                self.held[key] = math.inf
-            return
-        self.disown(key)
 
     def disown(self, key: bytes) -> None:
         """From now on the record is none of ours, whether the kernel has it or not."""

@@ -113,6 +113,9 @@ class Agreement(Speaker):
         peer.heard_at = now
         peer.taken_over = False
         peer.provable = "digest" in hello.capabilities and self.comparison.repairs
+        if hello.claim > peer.claim:  # it takes over from who has given his role away
+            for other in self.peers.values():
+                other.carried = other.carried and other.role == PRIMARY
         _introduce(peer, hello)
         inbox.forget_below(hello.floor)
         if hello.reply:
@@ -350,13 +353,13 @@ class Agreement(Speaker):
             peer.flows.put(self._fitting(peer, peer.flows, data.flows), now)
         if data.flow_ends:
             peer.flows.drop(data.flow_ends)
-            self.ended_by(peer, data.flow_ends)
+            self._ended(peer, data.flow_ends)
         if data.expectations:
             fitting = self._fitting(peer, peer.expectations, data.expectations)
             peer.expectations.put(fitting, now)
         if data.expectation_ends:
             peer.expectations.drop(data.expectation_ends)
-            self.ended_by(peer, data.expectation_ends)
+            self._ended(peer, data.expectation_ends)
         if data.proof is not None and self.comparison.marked(peer, *data.proof, now):
             self.hello_at = now
         if data.inventory is not None and self.comparison.listed(
@@ -438,6 +441,14 @@ class Agreement(Speaker):
         self.ended_by(peer, [key for key, _ in swept])
         return len(swept)
 
+    def _ended(self, peer: Peer, keys: Sequence[bytes]) -> None:
+        """The peer has told their ends: nobody lost whom it succeeded has them."""
+        for other in self.peers.values():
+            if not other.live and other.claim <= peer.claim:
+                other.flows.drop(keys)
+                other.expectations.drop(keys)
+        self.ended_by(peer, keys)
+
     def ended_by(self, peer: Peer, keys: Sequence[bytes]) -> None:
         """What the owner of the traffic has ended must not live on in this kernel.
 
@@ -446,7 +457,8 @@ class Agreement(Speaker):
         """
         if peer.role != PRIMARY or self.roles.role == PRIMARY:
             return
-        if peer.claim <= self.roles.claim or len(self.ended_elsewhere) > _ENDED_LIMIT:
+        taken_over = peer.claim > self.roles.claim or self.roles.outlived_by(peer)
+        if not taken_over or len(self.ended_elsewhere) > _ENDED_LIMIT:
             return
         flows, expectations = self.own.flows.bodies, self.own.expectations.bodies
         self.ended_elsewhere += [
@@ -481,9 +493,7 @@ def _introduce(peer: Peer, hello: Hello) -> None:
     peer.keys = hello.keys
     peer.role, peer.owner = hello.role, hello.owner
     if hello.role == PRIMARY:  # what it has is newer than what we took of it
-        peer.taken = NOT_TAKEN
-    if hello.claim > peer.claim:
-        peer.given_back = False
+        peer.taken, peer.carried = NOT_TAKEN, True
     if hello.claim >= peer.claim:
         peer.claim = hello.claim
         peer.was_primary = False

@@ -283,9 +283,6 @@ class ReplicationEngine:
         probe = agreement.probe_due(now)
         due = max(min(agreement.hello_at, agreement.ack_at), agreement.quiet_until)
         if probe or now >= due:
-            if self.roles.review(self.peers.values(), now):
-                claim = self.roles.claim
-                agreement.say("info", f"primary alone again: this is claim {claim}")
             room = self.departure.room(self.node, self.paths.usable)
             reply = probe or not self.outbox.acked
             hellos = agreement.hellos(reply, now, room)
@@ -427,7 +424,7 @@ class ReplicationEngine:
         if role == PRIMARY:
             self.roles.promote(self.peers.values(), self.own)
         else:
-            self.roles.retire(role, self.peers.values(), self.own)
+            self.roles.retire(role, self.peers.values(), self.own, now)
         self.agreement.hello_at = now
 
     def pull(self, now: float, node: str | None = None) -> None:

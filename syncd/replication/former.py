@@ -5,7 +5,7 @@ own flow a copy now? The rule (docs/adr/0012): of two nodes at most one gives a 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from syncd.flows.own import Own
 from syncd.replication.peer import Peer
@@ -21,11 +21,13 @@ class Former:
     __slots__ = (
         "_claims",
         "_elders",
+        "_last_role",
         "_node",
         "_own",
         "_peers",
         "_roles",
         "_until",
+        "_untouched",
         "bodies",
     )
 
@@ -40,18 +42,33 @@ class Former:
         self._until = -math.inf  # nothing was noted yet
         self._claims: dict[str, int] = {}  # of the peers, by name
         self._elders: dict[str, tuple[int, bool]] = {}  # name -> epoch, elder?
+        self._untouched: dict[bytes, bytes] = {}  # the same bodies, for longer
+        self._last_role = roles.role
 
     def look(self, now: float) -> bool:
         """Note what is own, if it is time; was it?"""
         for peer in self._peers.values():
             self._meet(peer)
-        if self._overtaken() or self._until == -math.inf:
-            self.bodies = dict(self._own.flows.bodies)
+        before, self._last_role = self._last_role, self._roles.role
+        retired = before == PRIMARY != self._last_role
+        if self._overtaken() or retired or self._until == -math.inf:
+            self.bodies = self._untouched = dict(self._own.flows.bodies)
             self._until = now + FORMER_S
             return True
         if self.bodies and now >= self._until:
             self.bodies = {}
+            self._untouched = dict(self.left_alone(self._untouched.items()))
         return False
+
+    def left_alone(
+        self, records: Iterable[tuple[bytes, bytes]]
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Of these own records those that no event has changed since they were noted.
+
+        What packets have changed here since is newer than any peer's word.
+        """
+        get, own = self._untouched.get, self._own.flows.bodies.get
+        return ((key, body) for key, body in records if get(key) is body is own(key))
 
     def _overtaken(self) -> bool:
         """Has somebody whom we knew before taken over now?"""

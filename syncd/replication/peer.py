@@ -104,7 +104,7 @@ class Peer:
     was_primary: bool = False  # in a life before, and it does not know of it yet
     owner: bool = False  # does its table stand for traffic that nobody took over?
     taken: tuple[int, int] = NOT_TAKEN  # (epoch, claim) of the state we took over
-    given_back: bool = False  # its role, after which a primary claimed anew
+    carried: bool = False  # was it primary since we took its state?
     taken_over: bool = False  # was all that it had committed here, after it was lost?
     swept: bool = False  # was it heard in full, in this life of it?
     remote_wants: int = 0  # what it wants of us, see `Inbox.wants`
@@ -147,7 +147,7 @@ class Peer:
     def take(self) -> None:
         """What it tells now is in this kernel, by a promotion."""
         self.taken = (self.inbox.epoch, self.claim)
-        self.given_back = False
+        self.carried = False
 
     @property
     def live(self) -> bool:

@@ -27,6 +27,7 @@ from syncd.flows.planting import Bed, PlantingPlan, Tools, is_another, same_copy
 from syncd.flows.reader import RecordReader
 from syncd.flows.record import EXPECTATION, Record, status_of, without_timeout
 from syncd.flows.triage import triage
+from syncd.replication.endings import LEFT_S, Endings
 from syncd.replication.findings import Findings
 from syncd.replication.former import Former
 from syncd.replication.forwarding import Forwarding
@@ -39,7 +40,6 @@ from syncd.replication.steps import Step, Task, WarmCounts
 from syncd.replication.told import Told, holds_until, told_among, told_of
 
 _IN_HAND_LIMIT = 8192  # of changes that wait, to say what is missing beside them
-_LEFT_S = 2  # in which a flow that ended here mostly ends at the peer too
 _SURE_S = 1.0  # so long a batch may take; else the daemon was stopped meanwhile
 _AWAITED_S = 5  # between two looks at what a restarted primary may have lost
 
@@ -81,6 +81,8 @@ class Standby:
         self._unalterable: dict[bytes, bytes] = {}  # shown last, and set right since
         self._found_otherwise: set[bytes] = set()  # in a bed, as the kernel shows it
         self._former = Former(node, own, peers, roles)
+        self.left_alone = self._former.left_alone
+        self.endings = Endings(peers)
         self._gleaning = Gleaning(own, peers, self.register, self.refused, roles)
         self._lag = Lag()
         self.findings = Findings()
@@ -111,13 +113,12 @@ class Standby:
         met, self._own.met = set(map(self.register.name, self._own.met)), []
         for key in met:  # put there at once it would drive out the next one
             self.register.forget(key)
-            self.refused.retry(key, int(now) + _LEFT_S)
+            self.refused.retry(key, int(now) + LEFT_S)
         uprooted = list(map(self.register.name, self._own.take_uprooted()))
         uprooted = [key for key in uprooted if key not in met]
         self._take((uprooted, uprooted))
         self._looks.extend(self.register.due(now))
-        for key in told_among(self._peers.values(), self._own.take_left()):
-            self.refused.retry(key, int(now) + _LEFT_S)  # it ended here, not there
+        self._touched.update(self.endings.look(self._own.take_left(), now))
         self._touched.update(self.refused.due(self.room, now))
         self._take(self._gleaning.look(self._former.bodies, self.adopting, now))
         self._lag.look(self.rounds, idle=self.idle, now=now)
@@ -281,7 +282,7 @@ class Standby:
 
     def hurry(self) -> None:
         """Let nothing wait; try once more what was refused."""
-        self._touched.update(self._own.take_left())
+        self._touched.update(self.endings.hurry(self._own.take_left()))
         self._touched.update(self.refused.all())
         self._touched.update(self._closing.hurry())
         self._take(self._gleaning.hurry(self._former.bodies, self.adopting, self._now))

@@ -13,6 +13,7 @@ from syncd.flows.likeness import alike
 from syncd.flows.record import FLOW
 from syncd.flows.selection import is_newer
 from syncd.replication.peer import Peer
+from syncd.replication.roles import Roles
 
 Told = tuple[Peer, bytes]  # who says it, and the body
 
@@ -51,17 +52,14 @@ def outdated(
     records: Iterable[tuple[bytes, bytes]],
     peers: Collection[Peer],
     sources: Collection[Peer],
-    claim: int,
+    roles: Roles,
     now: float,
 ) -> list[TimedRecord]:
-    """Of these own records those of which one of the sources has another state.
-
-    `claim` is this node's: what it has is newer than what a lower claim tells.
-    """
+    """Of these own records those of which one of the sources has another state."""
     newer = []
     for key, ours in records:
         told = told_of(peers, key)
-        if told is None or told[0] not in sources or told[0].claim < claim:
+        if told is None or told[0] not in sources or roles.above(told[0]):
             continue
         if not alike(key, ours, told[1]):
             newer.append((key, told[1], now - told_s(key, told[0])))

@@ -10,6 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from syncd.flows.record import plain_key
+from syncd.replication.standby import Standby
 from syncd.replication.told import told_of
 
 from tests.sim.ctnetlink import (
@@ -53,7 +54,7 @@ def wrong_copies(node: "SimulatedNode") -> str:
         facts = flow_facts(key, told[1])
         entry = kernel.flows.get(key)
         if entry is None or entry.hidden:
-            if is_refused(node, key, facts) or standby.refused.awaits(key):
+            if is_refused(node, key, facts) or _awaits(standby, key):
                 continue  # awaited: it was own until now, and may end there as well
             return f"{node.name}'s kernel lacks {key.hex()} of {told[0].name}"
         if standby.register.get(key) is None:
@@ -88,7 +89,7 @@ def wrong_expectations(node: "SimulatedNode") -> str:
         for key in peer.expectations.bodies:
             if zones[plain_key(key)] > 1:
                 continue  # of two that differ in zone only there is one copy
-            if own.has(key) or key in standby.refused or standby.refused.awaits(key):
+            if own.has(key) or key in standby.refused or _awaits(standby, key):
                 continue
             if standby.register.get(key) is None:
                 return f"{node.name} has no copy of expectation {key.hex()}"
@@ -119,6 +120,11 @@ def wrong_rest(node: "SimulatedNode") -> str:
         if told is not None and not node.watch.was_adopted(node.name, key):
             return f"{node.name} takes its copy of {key.hex()} for its own"
     return ""
+
+
+def _awaits(standby: Standby, key: bytes) -> bool:
+    """Is it to be decided later?"""
+    return standby.refused.awaits(key) or standby.endings.awaits(key)
 
 
 def is_refused(node: "SimulatedNode", key: bytes, facts: Facts) -> bool:

@@ -416,7 +416,8 @@ class SimulatedNode:
             for key in engine.take_ended_elsewhere():
                 ident = b"" if self.old else engine.own.flows.ident(key)
                 self.kernel.delete(key, ident)
-                engine.own.flows.end(key)
+                flows = engine.own.flows
+                (flows.end if self.old else flows.end_for_all)(key)
                 held = -1
             if held != len(engine.own.flows.held):
                 self.watch.own(self)  # ends that were held back came true

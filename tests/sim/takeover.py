@@ -32,7 +32,7 @@ def take_over(node: "SimulatedNode") -> list[Entry]:
     engine, kernel = node.running, node.kernel
     own = engine.own.flows
     peers = sources(engine.peers.values())
-    told, ranks = ranked_flows(peers, engine.roles.claim)
+    told, ranks = ranked_flows(peers, engine.roles)
     chosen = list(select(told, own, node.local.now, take_held=True, ranks=ranks))
     before = dict(kernel.flows)
     own.disturbed = set()

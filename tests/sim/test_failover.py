@@ -1,7 +1,7 @@
 """Traffic that moves from one firewall to the other, and no flow is lost by it."""
 
 import pytest
-from syncd.replication.roles import RECLAIM_S
+from syncd.replication.roles import OUTLIVED_S
 
 from tests.sim.kernel import Entry
 from tests.sim.network import CALM, Weather
@@ -102,11 +102,11 @@ def test_a_restarted_primary_does_not_lose_its_claim() -> None:
 
 
 @pytest.mark.parametrize("rounds", [1, 3])
-@pytest.mark.parametrize("later_s", [0.5, RECLAIM_S + 1.0])
+@pytest.mark.parametrize("later_s", [0.5, OUTLIVED_S + 1.0])
 def test_what_a_primary_has_after_another_gave_the_role_back_is_taken_over_too(
     rounds: int, later_s: float
 ) -> None:
-    """For a moment both were primary. After a while the first one claims anew."""
+    """For a moment both were primary. After a while it is clear who has remained it."""
     story = Story("fw1", "fw2")
     story.promote("fw1")
     flows = story.open("fw1", 20)
@@ -124,11 +124,11 @@ def test_what_a_primary_has_after_another_gave_the_role_back_is_taken_over_too(
     story.close("fw1", flows[5:] + later)  # its kernel died with it
     story.wait(5.0)
     story.promote("fw2")
-    left = keys(flows[:5]) if later_s < RECLAIM_S else set()
+    left = keys(flows[:5]) if later_s < OUTLIVED_S else set()
     assert story.nodes["fw2"].kernel.flows.keys() - left == keys(flows[5:] + later)
 
 
-@pytest.mark.parametrize("later_s", [5.0, RECLAIM_S + 5.0])
+@pytest.mark.parametrize("later_s", [5.0, OUTLIVED_S + 5.0])
 def test_who_took_over_and_gives_the_role_back_is_believed(later_s: float) -> None:
     """Nobody had demoted the first one, and it is promoted once more."""
     story = Story("fw1", "fw2")
@@ -141,7 +141,7 @@ def test_who_took_over_and_gives_the_role_back_is_believed(later_s: float) -> No
     story.settle(1.0)
     story.nodes["fw2"].command("demote")
     story.wait(later_s)
-    if later_s < RECLAIM_S:  # the address leaves
+    if later_s < OUTLIVED_S:  # the address leaves
         story.close("fw2", list(story.nodes["fw2"].kernel.flows.values()), early=True)
         story.wait(1.0)
     story.promote("fw1")

@@ -245,9 +245,8 @@ class SimulatedStandby:
         node = self._node
         engine, own, now = node.running, node.running.own, node.local.now
         everybody = engine.peers.values()
-        records = outdated(
-            own.flows.bodies.items(), everybody, peers, engine.roles.claim, now
-        )
+        untouched = self.standby.left_alone(own.flows.bodies.items())
+        records = outdated(untouched, everybody, peers, engine.roles, now)
         records = [record for record in records if record[0] not in own.flows.held]
         plan = CommitPlan(records, own.flows.bodies)
         if records:

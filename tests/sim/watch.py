@@ -109,7 +109,7 @@ class Copy:
     __slots__ = ("_history", "_last", "_positions", "excused", "expiring")
 
     def __init__(self, history: History, *, expiring: bool) -> None:
-        self.expiring = expiring  # may a flow vanish that was not told for long?
+        self.expiring = expiring  # may a flow vanish that lives?
         self.excused: set[bytes] = set()  # keys that a fault has changed in silence
         self._history = history
         self._last: dict[bytes, bytes] = {}
@@ -299,6 +299,8 @@ class Watch:
             copy = self._copies[at] = Copy(
                 self._history(peer.name, kind), expiring=self.expiring
             )
+        # What has ended elsewhere leaves the table of a lost peer, and comes again.
+        copy.expiring = self.expiring or not peer.live
         wrong = copy.note(bodies)
         if wrong:
             raise Violation(f"{observer}'s {kind} of {peer.name}: {wrong}")

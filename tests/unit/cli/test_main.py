@@ -101,7 +101,7 @@ def test_this_nodes_key_file_is_checked_but_not_that_of_another_file(
     assert main(["check-config", str(config)]) == 0
     assert main(["check-config", "--config", str(config)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"{keys}: no key file: make one with")
+    assert line.startswith(f"{keys}: no key file: copy it from")
     assert main(["keygen", "--config", str(config)]) == 0
     capsys.readouterr()
     assert main(["check-config", "--config", str(config)]) == 0

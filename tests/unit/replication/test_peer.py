@@ -28,17 +28,19 @@ def test_a_promotion_claims_more_than_anybody() -> None:
     roles = Roles()
     roles.promote([peer("b", 4), peer("c", 2)], Own())
     assert (roles.role, roles.claim) == (PRIMARY, 5)
-    roles.promote([peer("b", 9)], Own())
+    roles.promote([peer("b", 4)], Own())
     assert roles.claim == 5
+    roles.promote([peer("b", 9)], Own())  # somebody took over meanwhile
+    assert roles.claim == 10
 
 
 def test_only_an_owner_holds_ends_back() -> None:
     roles, own = Roles(), Own()
-    roles.retire(BACKUP, [], own)
+    roles.retire(BACKUP, [], own, 1.0)
     assert not own.flows.holding
     roles.promote([], own)
     put(own, 1)
-    roles.retire(BACKUP, [], own)
+    roles.retire(BACKUP, [], own, 1.0)
     own.flows.end(flow_key(1))
     assert len(own.flows) == 1
     assert roles.owner([peer("b", 0)])

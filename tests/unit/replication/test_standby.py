@@ -57,6 +57,8 @@ class Scene:
         """Let time go by; timers that run out end their entries."""
         for _ in range(round(seconds / step_s)):
             self.kernel.now += step_s
+            for peer in self.peers.values():
+                peer.heard_at = self.kernel.now if peer.live else peer.heard_at
             self.kernel.expire(self.own)
             self.work()
 
