@@ -109,6 +109,7 @@ class SimulatedStandby:
             room = int(limit * _SHARE) - len(node.kernel.flows) if limit else None
             standby.room = room
         standby.look(now)
+        node.watch.lost(node)
         for _ in range(count):
             step = standby.next_step(node.local.now)
             node.watch.own(node)

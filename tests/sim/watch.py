@@ -138,6 +138,12 @@ class Copy:
             del last[key]
         return ""
 
+    def forget_all_but(self, bodies: Bodies) -> None:
+        """The others come again, if they live."""
+        if len(self._last) != len(bodies):
+            for key in self._last.keys() - bodies.keys():
+                del self._last[key]
+
     def _advance(self, key: bytes, body: bytes | None) -> bool:
         states = self._history.states.get(key)
         if states is None:
@@ -256,11 +262,24 @@ class Watch:
         self._looks += 1
         if source in known and self._looks % _THOROUGH:
             self._peer(node.name, known[source])
+            self.lost(node)
             return
         for peer in known.values():
             if peer.name not in self._names or peer.name == node.name:
                 raise Violation(f"{node.name} has a peer {peer.name!r}")
             self._peer(node.name, peer)
+
+    def lost(self, node: "SimulatedNode") -> None:
+        """What has ended elsewhere leaves the tables of lost peers, and comes again."""
+        for peer in node.running.peers.values():
+            if not peer.live:
+                for kind, table in (
+                    ("flows", peer.flows),
+                    ("expectations", peer.expectations),
+                ):
+                    copy = self._copies.get((node.name, peer.name, kind))
+                    if copy is not None:
+                        copy.forget_all_but(table.bodies)
 
     def _peer(self, observer: str, peer: Peer) -> None:
         self._copy(observer, peer, "flows", peer.flows.bodies)
@@ -299,8 +318,6 @@ class Watch:
             copy = self._copies[at] = Copy(
                 self._history(peer.name, kind), expiring=self.expiring
             )
-        # What has ended elsewhere leaves the table of a lost peer, and comes again.
-        copy.expiring = self.expiring or not peer.live
         wrong = copy.note(bodies)
         if wrong:
             raise Violation(f"{observer}'s {kind} of {peer.name}: {wrong}")
