@@ -383,8 +383,8 @@ class Watch:
         for peer in engine.peers.values():
             if len(peer.inbox.lost) > _LOST_RANGES_LIMIT:
                 raise Violation(f"{node.name} remembers {len(peer.inbox.lost)} gaps")
-            ever = len(self._history(peer.name, "flows").states)
-            if len(peer.departed.bodies) > ever:
+            kept = peer.departed.bodies.keys() - self.falsified
+            if len(kept) > self._ever(peer.name, "flows"):
                 raise Violation(f"{node.name} keeps more than {peer.name} ever had")
             for copy in (peer.flows, peer.expectations):
                 limit = node.settings.peer_flows_limit
