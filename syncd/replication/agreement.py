@@ -14,8 +14,8 @@ from syncd.flows.table import Table
 from syncd.replication.frame import Data, Frame
 from syncd.replication.hello import Ack, Hello
 from syncd.replication.inbox import SATISFIED
-from syncd.replication.peer import NOT_TAKEN, Peer, PeerEvent, PeerState
-from syncd.replication.roles import BACKUP, PRIMARY
+from syncd.replication.peer import Peer, PeerEvent, PeerState
+from syncd.replication.roles import BACKUP, PRIMARY, introduce
 from syncd.replication.settings import RELIABLE
 from syncd.replication.speaker import Speaker
 from syncd.replication.told import told_among
@@ -113,19 +113,16 @@ class Agreement(Speaker):
         peer.heard_at = now
         peer.taken_over = False
         peer.provable = "digest" in hello.capabilities and self.comparison.repairs
-        if hello.claim > peer.claim:  # it takes over from who has given his role away
-            for other in self.peers.values():
-                other.carried = other.carried and other.role == PRIMARY
-        _introduce(peer, hello)
+        peer.version, peer.capabilities = hello.version, hello.capabilities
+        peer.keys = hello.keys
+        introduce(peer, hello, self.peers.values())
         inbox.forget_below(hello.floor)
         if hello.reply:
             self.ack_at = now
         elif gap and inbox.lost:
             self.ack_at = min(self.ack_at, now + self.settings.ack_delay_s)
         if peer.claim > self.roles.claim:
-            released = self.roles.heard(peer.claim, self.own)
-            if released:
-                self.say("info", f"{peer.name} took over: {released} ends released")
+            self._overtaken(peer)
         if peer.full and inbox.wants == SATISFIED:  # else its sweep may make room
             self._room_again(peer, hello)
         self._served(peer, hello, now)
@@ -296,6 +293,15 @@ class Agreement(Speaker):
                 self.probe_at = now + self.probe_wait_s
             self._wanted(peer, ack)
             self.comparison.acknowledged(peer, ack, self.own, now)
+
+    def _overtaken(self, peer: Peer) -> None:
+        """This peer's claim is above ours."""
+        if released := self.roles.heard(peer.claim, self.own):
+            self.say("info", f"{peer.name} took over: {released} ends released")
+        remembered = self.roles.role == PRIMARY and not self.role_given
+        if remembered and peer.role == PRIMARY:  # who remembered it did not know
+            self.roles.role = BACKUP
+            self.say("info", f"{peer.name} took over before this node was started")
 
     def _compared(self, peer: Peer, hello: Hello, now: float) -> None:
         """What the peer says so that its tables and settings can be compared."""
@@ -485,15 +491,3 @@ class Agreement(Speaker):
         for peer in self.peers.values():
             if peer.departed.bodies and now >= peer.departed_until:
                 peer.departed.clear()
-
-
-def _introduce(peer: Peer, hello: Hello) -> None:
-    """What the peer says of itself."""
-    peer.version, peer.capabilities = hello.version, hello.capabilities
-    peer.keys = hello.keys
-    peer.role, peer.owner = hello.role, hello.owner
-    if hello.role == PRIMARY:  # what it has is newer than what we took of it
-        peer.taken, peer.carried = NOT_TAKEN, True
-    if hello.claim >= peer.claim:
-        peer.claim = hello.claim
-        peer.was_primary = False

@@ -25,7 +25,7 @@ from itertools import groupby
 
 from syncd.flows.own import Own
 from syncd.flows.table import Table
-from syncd.replication.hello import CLAIM_LIMIT
+from syncd.replication.hello import CLAIM_LIMIT, Hello
 from syncd.replication.peer import NOT_TAKEN, Peer
 
 OUTLIVED_S = 30.0  # after a demotion, in which the next node is promoted
@@ -115,6 +115,19 @@ class Roles:
             return 0
         self.holding = False
         return own.flows.release() + own.expectations.release()
+
+
+def introduce(peer: Peer, hello: Hello, peers: Iterable[Peer]) -> None:
+    """What the peer says of its role; `peers` are all that are known."""
+    if hello.claim > peer.claim:  # it takes over from who has given his role away
+        for other in peers:
+            other.carried = other.carried and other.role == PRIMARY
+    peer.role, peer.owner = hello.role, hello.owner
+    if hello.role == PRIMARY:  # what it has is newer than what we took of it
+        peer.taken, peer.carried = NOT_TAKEN, True
+    if hello.claim >= peer.claim:
+        peer.claim = hello.claim
+        peer.was_primary = False
 
 
 def sources(peers: Iterable[Peer]) -> list[Peer]:

@@ -194,6 +194,19 @@ def test_a_restarted_primary_is_primary_again_unless_somebody_took_over() -> Non
     assert talk.engines["a"].roles.claim == 1
 
 
+def test_a_role_that_was_remembered_ends_when_somebody_turns_out_to_have_it() -> None:
+    """Of three nodes the one that remembers did not know of the takeover."""
+    talk = Talk("a", "b", "c")
+    talk.engines["a"].promote(talk.now)
+    talk.run(1)
+    talk.engines["b"].promote(talk.now)
+    talk.run(1)
+    a = talk.engines["a"]
+    a.roles.role, a.agreement.role_given = "primary", False
+    talk.run(1)
+    assert a.roles.role == "backup"
+
+
 @pytest.mark.parametrize(
     ("datagram", "reason"),
     [
